@@ -1,0 +1,43 @@
+# Two commands for everybody: `make figures` and `make test`. Both make .venv when it is missing or out of date.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+export CROSSGAP_HEADLESS ?= 1
+
+.PHONY: figures test lint unit notebooks browser lab format clean
+
+figures: $(VENV)/.installed
+	$(RUN)/crossgap figures
+
+test: lint unit notebooks browser
+
+lint: $(VENV)/.installed
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+
+unit: $(VENV)/.installed
+	$(RUN)/python -m pytest -q --ignore=tests/test_browser.py
+
+# nbval runs every cell of every notebook; the figures of that run go to a scratch folder.
+notebooks: $(VENV)/.installed
+	CROSSGAP_FIGURES=$(CURDIR)/.cache/nbval $(RUN)/python -m pytest -q --nbval-lax --nbval-current-env \
+		--nbval-cell-timeout=600 notebooks
+
+browser: $(VENV)/.installed
+	sh tests/install_chromium.sh
+	$(RUN)/python -m pytest -q -rs tests/test_browser.py
+
+lab: $(VENV)/.installed
+	env -u CROSSGAP_HEADLESS $(RUN)/jupyter lab notebooks
+
+format: $(VENV)/.installed
+	$(RUN)/ruff check --fix .
+	$(RUN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .cache
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@

@@ -1,0 +1,254 @@
+"""``crossgap``: the command line. Heavy imports stay inside the commands, so that ``--help`` is quick."""
+
+import datetime
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import yaml
+
+from crossgap_lib.errors import CrossgapError
+from crossgap_lib.paths import FIGURES, MINIS, NOTEBOOKS, cache_dir
+
+if TYPE_CHECKING:
+    from crossgap_lib.embeddings import Embeddings
+    from crossgap_lib.runner import Run
+
+SAVED = (
+    ".npz",
+    ".parquet",
+    ".safetensors",
+)  # what Embeddings.save writes; known here before hours of encoding
+FILE = click.Path(exists=True, dir_okay=False)
+DEVICE = click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ...; CUDA where there is one.")
+MODEL_HELP = "mini-clip; NAME,TAG; NAME,PATH; NAME,random; local-dir:PATH or timm:NAME."
+DATA_HELP = "world:dogs-vs-cats, world:all, dogs-vs-cats:PATH, folder:PATH or captions:FILE."
+
+
+class _Polite(click.Group):
+    """Errors meant for people are one line and exit 1, Ctrl-C is one line and exit 130; real bugs keep tracebacks."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CrossgapError as error:
+            raise click.ClickException(" ".join(str(error).split())) from error
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=_Polite, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="crossgap", prog_name="crossgap")
+def cli() -> None:
+    """The modality gap and the intra-modal misalignment of CLIP-like models, in notebooks."""
+
+
+def main() -> None:
+    """The console script."""
+    cli(prog_name="crossgap")
+
+
+def typed(text: str) -> Any:
+    """A parameter as papermill's ``-p`` and YAML read it: 3, 1e-3, true, None, [1, 2]; all else stays text."""
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            pass
+    if text in ("", "None"):
+        return None if text else ""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return text if isinstance(value, datetime.date) else value
+
+
+# ---------------------------------------------------------------- figures
+
+
+@cli.command()
+@click.option("--only", multiple=True, metavar="NN", help="A notebook by number or name; may be repeated.")
+@click.option("--model", metavar="SPEC", help=MODEL_HELP)
+@click.option("--models", metavar="SPECS", help="Several models, for the notebooks that compare them.")
+@click.option("--data", metavar="SPEC", help=DATA_HELP)
+@click.option("--embeddings", type=FILE, metavar="FILE", help="Precomputed features in the place of a model.")
+@DEVICE
+@click.option("-p", "extra", nargs=2, multiple=True, metavar="NAME VALUE", help="Any parameter of the notebooks.")
+@click.option("--force", is_flag=True, help="Run the notebooks whose figures are up to date, too.")
+@click.option("--out", type=click.Path(file_okay=False, writable=True, path_type=Path), default=FIGURES, metavar="DIR")
+def figures(only: tuple[str, ...], extra: tuple[tuple[str, str], ...], force: bool, out: Path, **flags: Any) -> None:
+    """Run the notebooks that are stale and write their figures."""
+    from crossgap_lib.gallery import write_index
+    from crossgap_lib.runner import run_notebooks
+
+    parameters = {name: value for name, value in flags.items() if value is not None}
+    more = {name: typed(value) for name, value in extra}
+    runs = run_notebooks(
+        only, parameters, more, force=force, notebooks=NOTEBOOKS, out=out, report=lambda run: _say(run, out)
+    )
+    click.echo(f"Figures: {_near(write_index(out, NOTEBOOKS))}")
+    if any(run.status == "failed" for run in runs):
+        sys.exit(1)
+
+
+def _say(run: "Run", out: Path) -> None:
+    what = {
+        "fresh": "fresh",
+        "ran": f"ran in {run.seconds:.0f} s",
+        "failed": f"failed in {run.message}\n{'':<24}see {_near(out / f'{run.name}.failed.ipynb')}",
+    }
+    click.echo(f"{run.name:<24}{what[run.status]}")
+
+
+def _near(path: Path) -> str:
+    """As seen from the current folder, where it lies below that."""
+    path = Path(path).absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+# ---------------------------------------------------------------- embed, pretrain, fetch
+
+
+@cli.command()
+@click.option("--model", required=True, metavar="SPEC", help=MODEL_HELP)
+@click.option("--data", metavar="SPEC", help=f"Encode its pictures: {DATA_HELP}")
+@click.option("--texts", type=FILE, metavar="FILE", help="Encode its lines, UTF-8; blank ones are left out.")
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help=".npz, ...")
+@DEVICE
+def embed(model: str, data: str | None, texts: str | None, out: Path, device: str | None) -> None:
+    """Write the features of pictures or texts to a file."""
+    if (data is None) == (texts is None):
+        raise click.UsageError("Give either --data or --texts.")
+    if out.suffix not in SAVED:
+        raise CrossgapError(f"Can't save {out.name}: choose {', '.join(SAVED)}.")
+    made = _embed(model, data, texts, device)
+    made.save(out)
+    n, d = made.features.shape
+    click.echo(f"{out}: n = {n}, d = {d}")
+
+
+def _embed(model: str, data: str | None, texts: str | None, device: str | None) -> "Embeddings":
+    from crossgap_lib.datasets import load_dataset
+    from crossgap_lib.embeddings import encode_images, encode_texts, skip_report
+    from crossgap_lib.models import load_model
+
+    if texts is not None:
+        lines = _lines(Path(texts))
+        return encode_texts(load_model(model, device=device), lines)
+    pictures = load_dataset(data)
+    made = encode_images(load_model(model, device=device), pictures)
+    click.echo(skip_report(made))
+    return made
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise CrossgapError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
+    if not any(lines):
+        raise CrossgapError(f"{file} holds no text.")
+    return [line for line in lines if line]
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Where the model goes.")
+@DEVICE
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Another value for a field of the recipe.")
+def pretrain(name: str, out: Path | None, device: str | None, changes: tuple[str, ...]) -> None:
+    """Train a mini model from nothing; an interrupted run goes on where it was."""
+    from crossgap_lib.pretrain import pretrain
+
+    folder = pretrain(name, out=out, device=device, overrides=dict(map(_change, changes)))
+    click.echo(f"{name} is in {_near(folder)}")
+
+
+def _change(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise CrossgapError(f"--set takes KEY=VALUE, not {text!r}.")
+    return key, typed(value)
+
+
+@cli.command()
+@click.argument("spec")
+def fetch(spec: str) -> None:
+    """Download weights and tokenizer of a model, for offline use."""
+    from crossgap_lib.models import fetch_model
+
+    click.echo(fetch_model(spec))
+
+
+# ---------------------------------------------------------------- doctor
+
+
+@cli.command()
+def doctor() -> None:
+    """Say what is here: device, versions, cache, weights."""
+    for topic, found in _findings().items():
+        click.echo(f"{topic + ':':<16}{found}")
+
+
+def _findings() -> dict[str, str]:
+    import torch
+
+    return {
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "CUDA": _cuda(),
+        "CPU threads": f"{torch.get_num_threads()} of {os.cpu_count()}",
+        "Python": platform.python_version(),
+        "crossgap": _version("crossgap"),
+        "torch": torch.__version__,
+        "open_clip": _version("open_clip_torch"),
+        "timm": _version("timm"),
+        "cache": f"{cache_dir()} ({_megabytes(cache_dir()):.1f} MB)",
+        "minis": ", ".join(_minis()) or "none",
+        "cached weights": ", ".join(_cached_weights()) or "none (crossgap fetch SPEC brings them)",
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _cuda() -> str:
+    import torch
+
+    names = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
+    return f"{torch.version.cuda}, {', '.join(names)}" if names else "none"
+
+
+def _megabytes(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+
+
+def _minis() -> list[str]:
+    return sorted(path.name for path in MINIS.glob("mini-*") if any(path.glob("*.safetensors")))
+
+
+def _cached_weights() -> list[str]:
+    """The open_clip weights in the hub's cache, as ``load_model`` takes them."""
+    import open_clip
+
+    pairs = [(arch, tag, open_clip.get_pretrained_cfg(arch, tag)) for arch, tag in open_clip.list_pretrained()]
+    return [f"{arch},{tag}" for arch, tag, cfg in pairs if _is_cached(cfg.get("hf_hub", ""))]
+
+
+def _is_cached(hub_path: str) -> bool:
+    """Whether weights at open_clip's "org/repo/" or "org/repo/file" are here, under any name open_clip takes."""
+    from huggingface_hub import try_to_load_from_cache
+    from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+
+    repo, _, file = hub_path.rpartition("/")
+    names = (file, Path(file).stem + ".safetensors") if file else (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)
+    return bool(repo) and any(isinstance(try_to_load_from_cache(repo, name), str) for name in names)

@@ -1,0 +1,289 @@
+"""Modality inversion: OTI turns image features into text features, OVI text features into image features.
+
+Both learn a few input vectors of a frozen encoder by gradient descent, so that its output comes close to a given
+feature of the other modality (Cross the Gap, Sec. 4, Algorithms 1 and 2):
+
+* OTI: n_tokens pseudo-tokens after "a photo of" enter the text encoder; 150 steps in the paper.
+* OVI: n_patches pseudo-patches, each repeated over a run of positions, enter the image encoder; 1000 steps.
+
+Reference: pseudo-tokens ~ N(0, 0.02^2), AdamW with lr 0.02, betas (0.9, 0.999), weight decay 0.01, no schedule,
+loss 1 - cos (Eq. 2), the last step kept. The released code minimises the *mean* over the batch, so AdamW's eps
+makes a sample's result depend on its batch; here the loss is a *sum* over samples and every sample is on its own.
+``paper=True`` gives the released behaviour back: mean with eps 1e-8 is the sum with eps n * 1e-8.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.errors import CrossgapError
+from crossgap_lib.paths import cache_dir
+from crossgap_lib.progress import bar
+from crossgap_lib.towers import Encode, ImageTower, TextTower
+
+if TYPE_CHECKING:
+    from crossgap_lib.models import DualEncoder
+
+TEMPLATE = "a photo of"
+_STD, _LR, _BETAS, _EPS, _DECAY = 0.02, 0.02, (0.9, 0.999), 1e-8, 0.01
+_MIN_ROWS = 8  # smaller batches take other CPU kernels and differ in the last bits, so they are padded
+_VERSION = 1  # part of every cache key: raise it whenever a result would change
+
+
+@dataclass(eq=False)
+class Inversion(Embeddings):
+    """Inverted features with the path that led to them.
+
+    Attributes (beside those of Embeddings; n samples, k pseudo-tokens or pseudo-patches):
+        tokens: (n, k, width) the learned vectors after the last step.
+        losses: (steps, n) 1 - cos; losses[s] precedes update s.
+        snapshots: step -> (n, d) unit-norm features after that many updates; always holds the last step.
+    """
+
+    tokens: Tensor = field(default_factory=lambda: torch.empty(0))
+    losses: Tensor = field(default_factory=lambda: torch.empty(0))
+    snapshots: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        return len(self.losses)
+
+    def at(self, step: int) -> Embeddings:
+        """The features after ``step`` updates.
+
+        Raises:
+            CrossgapError: no snapshot was taken there.
+        """
+        if step not in self.snapshots:
+            raise CrossgapError(f"No snapshot at step {step}; there are {sorted(self.snapshots)}.")
+        plain = {name: getattr(self, name) for name in ("ids", "labels", "class_names", "modality", "texts", "meta")}
+        return Embeddings(self.snapshots[step], **plain)
+
+    def _rows(self, index: np.ndarray) -> dict[str, Any]:
+        rows = torch.from_numpy(index)
+        shots = {step: features[rows] for step, features in self.snapshots.items()}
+        own = {"tokens": self.tokens[rows], "losses": self.losses[:, rows], "snapshots": shots}
+        return super()._rows(index) | own
+
+
+# ---------------------------------------------------------------- the two methods
+
+
+def oti(
+    model: "DualEncoder",
+    images: Embeddings,
+    *,
+    n_tokens: int = 1,
+    steps: int = 150,
+    template: str | tuple[Tensor, Tensor] = TEMPLATE,
+    snapshots: Iterable[int] = (),
+    seed: int = 0,
+    batch_size: int = 256,
+    paper: bool = False,
+    cache: bool = True,
+) -> Inversion:
+    """Optimization-based Textual Inversion (Cross the Gap, Sec. 4.1 and Algorithm 1).
+
+    Args:
+        images: (n, d) image features of the same model.
+        n_tokens: pseudo-tokens, learned together.
+        steps: gradient steps; the paper uses 150.
+        template: the prompt before the pseudo-tokens, or its token ids (before, after) without a tokenizer.
+        snapshots: numbers of updates after which the features are kept as well.
+        seed: noise is drawn from (seed, id) for each sample, so neither order nor batch matters.
+        paper: the released code's batch-dependent eps.
+
+    Raises:
+        CrossgapError: features of another width, a text encoder that can't be entered, a prompt that doesn't fit.
+    """
+    tower = TextTower(model.net)
+    ids = template_ids(model, template) if isinstance(template, str) else template
+    facts = ("oti", n_tokens, template if isinstance(template, str) else [part.tolist() for part in template])
+    job = _Job(
+        tower.encoder(ids, n_tokens), model.autocast, (n_tokens, tower.width), steps, frozenset(snapshots), seed, paper
+    )
+    return _invert(model, images, job, batch_size, "oti", facts if cache else None)
+
+
+def ovi(
+    model: "DualEncoder",
+    texts: Embeddings,
+    *,
+    n_patches: int = 1,
+    steps: int = 1000,
+    snapshots: Iterable[int] = (),
+    seed: int = 0,
+    batch_size: int = 64,
+    paper: bool = False,
+    cache: bool = True,
+) -> Inversion:
+    """Optimization-based Visual Inversion (Cross the Gap, Sec. 4.2, Eq. 3 and Algorithm 2).
+
+    Args as for ``oti``; ``n_patches`` pseudo-patches are repeated over all positions. The paper takes 1 for CLIP
+    and OpenCLIP B/32 (OpenCLIP L/14: 2, CLIP L/14 and SigLIP B/16: 4; Table A1) and 1000 steps.
+
+    Raises:
+        CrossgapError: features of another width, an image encoder that is no ViT, too many pseudo-patches.
+    """
+    tower = ImageTower(model.net)
+    job = _Job(
+        tower.encoder(n_patches), model.autocast, (n_patches, tower.width), steps, frozenset(snapshots), seed, paper
+    )
+    return _invert(model, texts, job, batch_size, "ovi", ("ovi", n_patches) if cache else None)
+
+
+def template_ids(model: "DualEncoder", template: str) -> tuple[Tensor, Tensor]:
+    """Token ids before and after the pseudo-tokens: where a further word would be inserted, seen by trying it."""
+    without, with_word = model.tokenize([template.strip(), f"{template.strip()} x".strip()]).cpu()
+    differing = (without != with_word).nonzero()
+    if len(differing) == 0:
+        raise CrossgapError(f"The template {template!r} fills the whole context; there is no room for pseudo-tokens.")
+    at = int(differing[0])
+    return without[:at], without[at:]
+
+
+# ---------------------------------------------------------------- the loop
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What to optimise: pseudo-vectors of ``shape`` (k, width) through ``encode``."""
+
+    encode: Encode
+    autocast: Callable[[], AbstractContextManager]  # the model's precision
+    shape: tuple[int, int]
+    steps: int
+    snapshots: frozenset[int]
+    seed: int
+    paper: bool
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.shape[0] < 1:
+            raise CrossgapError("Inversion needs at least one step and one pseudo-token or pseudo-patch.")
+        if any(not 0 <= s <= self.steps for s in self.snapshots):
+            raise CrossgapError(f"Snapshots lie between 0 and {self.steps} steps, not at {sorted(self.snapshots)}.")
+
+
+def initial_noise(ids: Iterable[str], shape: tuple[int, int], seed: int) -> Tensor:
+    """(n, *shape) from N(0, 0.02^2), each row drawn from (seed, id) alone."""
+    generator, rows = torch.Generator(), []
+    for name in ids:
+        digest = blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
+        generator.manual_seed(int.from_bytes(digest, "little"))
+        rows.append(torch.empty(shape).normal_(0.0, _STD, generator=generator))
+    return torch.stack(rows)
+
+
+def _optimise(job: _Job, targets: Tensor, noise: Tensor, samples: int) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+    """One batch: targets (b, d) unit norm, noise (b, k, width) -> tokens, losses (steps, b), snapshots.
+
+    No step waits for the device: losses and snapshots stay there until the end.
+    """
+    tokens = noise.clone().requires_grad_()
+    eps = _EPS * samples if job.paper else _EPS
+    optimizer = torch.optim.AdamW([tokens], lr=_LR, betas=_BETAS, eps=eps, weight_decay=_DECAY)
+    losses, kept = torch.empty(job.steps, len(targets), device=targets.device), {}
+    for step in range(job.steps + 1):
+        last = step == job.steps
+        with torch.set_grad_enabled(not last), job.autocast():
+            features = F.normalize(job.encode(tokens).float(), dim=-1)  # (b, d)
+        if last or step in job.snapshots:
+            kept[step] = features.detach()
+        if last:
+            break
+        loss = 1 - (features * targets).sum(dim=-1)  # (b,)  Eq. 2
+        losses[step] = loss.detach()
+        (tokens.grad,) = torch.autograd.grad(loss.sum(), tokens)
+        optimizer.step()
+    return tokens.detach(), losses, kept
+
+
+def _invert_batch(job: _Job, batch: Embeddings, device: str | torch.device) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+    """Pads small batches by repeating the last row, optimises, and cuts the padding off."""
+    n, padding = len(batch), [-1] * max(0, _MIN_ROWS - len(batch))
+    rows = [*range(n), *padding]
+    noise = initial_noise(batch.ids, job.shape, job.seed)
+    tokens, losses, kept = _optimise(job, batch.features[rows].to(device), noise[rows].to(device), n)
+    return tokens[:n].cpu(), losses[:, :n].cpu(), {step: f[:n].cpu() for step, f in kept.items()}
+
+
+def _invert(
+    model: "DualEncoder", source: Embeddings, job: _Job, batch_size: int, modality: str, cache_facts: tuple | None
+) -> Inversion:
+    _check_width(model, source)
+    key = None
+    if cache_facts is not None:
+        features = blake2b(source.features.numpy().tobytes(), digest_size=16).hexdigest()
+        batch = batch_size if job.paper else None  # the default result does not depend on it
+        made_from = (model.fingerprint, model.precision, features, source.ids.tolist(), batch)
+        facts = (_VERSION, *cache_facts, job.shape, job.steps, sorted(job.snapshots), job.seed, job.paper, *made_from)
+        key = blake2b(repr(facts).encode(), digest_size=16).hexdigest()
+        if kept := _load_cached(key, source, modality):
+            return kept
+    parts = []
+    progress = bar(total=len(source), desc=f"{modality.upper()}, {job.steps} steps", unit="sample")
+    for start in range(0, len(source), batch_size):
+        batch = source[start : start + batch_size]
+        parts.append(_invert_batch(job, batch, model.device))
+        progress.update(len(batch))
+    tokens, losses = (
+        torch.cat(piece, dim=dim) for piece, dim in zip(list(zip(*parts, strict=True))[:2], (0, 1), strict=True)
+    )
+    shots = {step: torch.cat([part[2][step] for part in parts]) for step in sorted(parts[0][2])}
+    if key:
+        _save_cached(key, tokens, losses, shots)
+    return _result(source, modality, tokens, losses, shots)
+
+
+def _check_width(model: "DualEncoder", source: Embeddings) -> None:
+    if source.features.shape[1] != model.embed_dim:
+        raise CrossgapError(
+            f"These features have {source.features.shape[1]} dimensions and {model.name} has {model.embed_dim}: "
+            "inversion needs features of the model itself."
+        )
+
+
+def _result(source: Embeddings, modality: str, tokens: Tensor, losses: Tensor, shots: dict[int, Tensor]) -> Inversion:
+    columns = {name: getattr(source, name) for name in ("ids", "labels", "class_names", "texts", "meta")}
+    return Inversion(shots[len(losses)], modality=modality, tokens=tokens, losses=losses, snapshots=shots, **columns)
+
+
+# ---------------------------------------------------------------- cache
+
+
+def _cache_path(key: str):
+    return cache_dir() / "inversions" / f"{key}.safetensors"
+
+
+def _save_cached(key: str, tokens: Tensor, losses: Tensor, shots: dict[int, Tensor]) -> None:
+    path = _cache_path(key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    save_file({"tokens": tokens, "losses": losses, **{str(s): f for s, f in shots.items()}}, part)
+    part.replace(path)
+
+
+def _load_cached(key: str, source: Embeddings, modality: str) -> Inversion | None:
+    """What was kept under this key; a damaged file counts as absent."""
+    path = _cache_path(key)
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as archive:
+            tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError):
+        return None
+    tokens, losses = tensors.pop("tokens"), tensors.pop("losses")
+    return _result(
+        source, modality, tokens, losses, {int(s): f for s, f in sorted(tensors.items(), key=lambda i: int(i[0]))}
+    )

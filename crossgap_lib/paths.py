@@ -1,0 +1,15 @@
+"""Where things are, wherever the caller stands: papermill runs in the caller's folder, nbval in the notebook's."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "data"
+FIGURES = ROOT / "figures"
+NOTEBOOKS = ROOT / "notebooks"
+MINIS = DATA / "minis"
+
+
+def cache_dir() -> Path:
+    """Folder for embeddings, inversions and drawn pictures; ``CROSSGAP_CACHE`` moves it."""
+    return Path(os.environ.get("CROSSGAP_CACHE") or ROOT / ".cache")

@@ -1,0 +1,65 @@
+"""Sliders over precomputed results: moving one redraws, and computes nothing."""
+
+from collections.abc import Callable, Mapping
+
+import ipywidgets as w
+import pandas as pd
+from matplotlib.figure import Figure
+
+from crossgap_lib import plots
+from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.inversion import Inversion
+from crossgap_lib.tasks import all_similarities
+
+_SLIDER = {"continuous_update": False, "style": {"description_width": "8em"}, "layout": w.Layout(width="30em")}
+
+
+def figure_explorer(draw: Callable[..., tuple[Figure, str]], **sliders: w.Widget) -> w.VBox:
+    """Sliders above one figure and one sentence; ``draw`` maps the sliders' values to both.
+
+    The first draw happens at once, so an exception in ``draw`` is the cell's own and not lost in a callback.
+    """
+    image, sentence = w.Image(format="png"), w.HTML()
+
+    def update(_change: object = None) -> None:
+        figure, words = draw(**{name: slider.value for name, slider in sliders.items()})
+        image.value, sentence.value = plots.png_bytes(figure), f"<p class='crossgap-readout'>{words}</p>"
+
+    for slider in sliders.values():
+        slider.observe(update, names="value")
+    update()
+    return w.VBox([*sliders.values(), sentence, image])
+
+
+def inversion_explorer(
+    runs: Mapping[int, Inversion],
+    curve: pd.DataFrame,
+    gallery: Embeddings,
+    others: Embeddings,
+    *,
+    native: float,
+    unit: str = "pseudo-token",
+) -> w.VBox:
+    """Two sliders, number of pseudo-tokens (or -patches) and steps: the loss and mAP curves with the chosen point,
+    and the similarities of the inverted features to the gallery beside the intra- and the inter-modal ones.
+
+    ``others`` are embeddings of the modality that the inversion goes to: texts for OTI, images for OVI.
+    """
+    modality = next(iter(runs.values())).modality
+    same, cross = all_similarities(gallery, gallery), all_similarities(others, gallery)
+
+    def draw(n: int, step: int) -> tuple[Figure, str]:
+        point = curve[(curve["n"] == n) & (curve["step"] == step)].iloc[0]
+        inverted = all_similarities(runs[n].at(step), gallery)
+        figure = plots.inversion_state(
+            curve, n, step, inverted, same, cross, native=native, unit=unit, modality=modality
+        )
+        words = f"{n} {unit}{'s' if n > 1 else ''}, step {step}: loss {point['loss']:.3f}, mAP {point['mAP']:.1f} %"
+        return figure, f"{words} (native {native:.1f} %)"
+
+    steps = sorted(next(iter(runs.values())).snapshots)
+    return figure_explorer(
+        draw,
+        n=w.SelectionSlider(options=sorted(runs), description=f"{unit}s", **_SLIDER),
+        step=w.SelectionSlider(options=steps, value=steps[len(steps) // 3], description="steps", **_SLIDER),
+    )

@@ -1,0 +1,173 @@
+"""Notebook 02 as a person uses it: JupyterLab in headless Chromium, all cells run, both sliders dragged."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from io import BytesIO
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+from crossgap_lib.paths import NOTEBOOKS, ROOT
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+TOKEN = "crossgap"
+# Less work than the default, so that the test is about the browser.
+SMALLER = {
+    "steps": 60,
+    "n_queries": 16,
+    "n_gallery": 120,
+    "ovi_steps": 6,
+    "n_texts": 8,
+    "n_tokens": [1, 2, 4],
+    "n_patches": [1],
+}
+
+if CHROMIUM is None and os.environ.get("CI"):
+    pytest.fail("CI needs Chromium for the browser test, and there is none", pytrace=False)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="SKIPPED LOUDLY: no Chromium, so no slider was dragged")
+
+
+def smaller_notebook(folder: Path) -> Path:
+    """Notebook 02 with other values in its parameters cell."""
+    notebook = nbformat.read(NOTEBOOKS / "02_loss_versus_steps.ipynb", as_version=4)
+    (cell,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+    for name, value in SMALLER.items():
+        cell.source, found = re.subn(rf"^{name} = .*?  #", f"{name} = {value}  #", cell.source, flags=re.MULTILINE)
+        assert found == 1, name
+    path = folder / "02.ipynb"
+    nbformat.write(notebook, path)
+    return path
+
+
+def write_settings(folder: Path) -> None:
+    """No news dialog, and every cell kept in the page, so that outputs can be found."""
+    settings = {
+        "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+        "notebook-extension/tracker": {"windowingMode": "none"},
+    }
+    for name, values in settings.items():
+        path = folder / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """The address of a JupyterLab that serves the notebook's folder."""
+    folder, settings = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("settings")
+    smaller_notebook(folder)
+    write_settings(settings)
+    environment = {
+        **os.environ,
+        "JUPYTERLAB_SETTINGS_DIR": str(settings),
+        "CROSSGAP_FIGURES": str(folder / "figures"),
+        "CROSSGAP_HEADLESS": "1",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "jupyter",
+        "lab",
+        "--no-browser",
+        "--allow-root",
+        "--port=0",
+        f"--IdentityProvider.token={TOKEN}",
+    ]
+    log = (folder / "lab.log").open("w")
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        yield wait_for_server(process, folder / "lab.log")
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+        log.close()
+
+
+def wait_for_server(process, log: Path, seconds: float = 120) -> str:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        if found := re.search(r"http://(?:localhost|127\.0\.0\.1):(\d+)/", log.read_text()):
+            address = f"http://127.0.0.1:{found[1]}"
+            with urllib.request.urlopen(f"{address}/api/status?token={TOKEN}", timeout=30):
+                return address
+        time.sleep(0.5)
+    raise AssertionError(f"JupyterLab did not start:\n{log.read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="module")
+def page(lab):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        page = browser.new_page(viewport={"width": 1500, "height": 1100})
+        page.set_default_timeout(60_000)
+        page.goto(f"{lab}/lab/tree/02.ipynb?token={TOKEN}&reset")
+        page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+        yield page
+        browser.close()
+
+
+def run_all(page, seconds: float = 400) -> None:
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.wait_for_function(
+        """() => {
+            const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(p => p.textContent);
+            return prompts.length > 5 && prompts.every(p => /\\[\\d+\\]/.test(p));
+        }""",
+        timeout=1000 * seconds,
+    )
+
+
+def picture(image) -> np.ndarray:
+    return np.asarray(Image.open(BytesIO(image.screenshot())).convert("L"), dtype=int)
+
+
+def drag(page, slider, share: float) -> str:
+    """Drags the handle to this share of the bar with the mouse; returns the readout before and after."""
+    slider.scroll_into_view_if_needed()
+    handle, bar = slider.locator(".noUi-handle").bounding_box(), slider.locator(".noUi-base").bounding_box()
+    y = handle["y"] + handle["height"] / 2
+    page.mouse.move(handle["x"] + handle["width"] / 2, y)
+    page.mouse.down()
+    page.mouse.move(bar["x"] + share * bar["width"], y, steps=10)
+    page.mouse.up()
+    return slider.locator(".widget-readout").inner_text()
+
+
+def changed_thirds(before: np.ndarray, after: np.ndarray) -> list[bool]:
+    """Whether the loss curve, the mAP curve and the histogram (thirds of the figure) look different."""
+    assert before.shape == after.shape
+    thirds = zip(np.array_split(before, 3, axis=1), np.array_split(after, 3, axis=1), strict=True)
+    return [bool((np.abs(a - b) > 40).sum() > 20) for a, b in thirds]
+
+
+def test_sliders_redraw_curve_and_histogram(page):
+    run_all(page)
+    assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+    explorer = page.locator(".widget-vbox").filter(has_text="pseudo-tokens").first
+    image, readout = explorer.locator("img"), explorer.locator(".crossgap-readout")
+    for label, share in (("pseudo-tokens", 1.0), ("steps", 0.95)):
+        slider = explorer.locator(".widget-slider").filter(has=page.locator(".widget-label", has_text=label))
+        image.scroll_into_view_if_needed()
+        before, words, value = picture(image), readout.inner_text(), slider.locator(".widget-readout").inner_text()
+        assert drag(page, slider, share) != value
+        page.wait_for_function("([e, w]) => e.innerText !== w", arg=[readout.element_handle(), words])
+        image.scroll_into_view_if_needed()
+        page.wait_for_timeout(500)  # the new picture is decoded
+        assert changed_thirds(before, picture(image)) == [True, True, True], label
+    assert readout.inner_text().startswith("4 pseudo-tokens")
+    keep = ROOT / ".cache" / "screenshots"
+    keep.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=keep / "notebook_02.png")

@@ -1,0 +1,221 @@
+"""The command line with everything behind it replaced: what it hands on, prints and exits with."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import crossgap_lib.cli as cli
+from crossgap_lib import datasets, embeddings, gallery, models, pretrain, runner
+from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.errors import CrossgapError
+from crossgap_lib.runner import Run
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(cli.cli, arguments)
+
+
+def raising(error: BaseException):
+    def raises(*_, **__):
+        raise error
+
+    return raises
+
+
+# ---------------------------------------------------------------- manners
+
+
+def test_help_loads_nothing_heavy():
+    code = "import sys, crossgap_lib.cli; print({'torch', 'open_clip', 'papermill'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+def test_commands_are_those_that_work():
+    assert set(cli.cli.commands) == {"figures", "embed", "pretrain", "fetch", "doctor"}
+    for name in cli.cli.commands:
+        assert run(name, "--help").exit_code == 0
+
+
+def test_errors_for_people_are_one_line(monkeypatch):
+    monkeypatch.setattr(models, "fetch_model", raising(CrossgapError("no such\nmodel")))
+    result = run("fetch", "x")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "Error: no such model\n")
+
+
+def test_ctrl_c_is_130_and_one_line(monkeypatch):
+    monkeypatch.setattr(models, "fetch_model", raising(KeyboardInterrupt()))
+    result = run("fetch", "x")
+    assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
+
+
+def test_bugs_keep_their_traceback(monkeypatch):
+    monkeypatch.setattr(models, "fetch_model", raising(ZeroDivisionError("bug")))
+    assert isinstance(run("fetch", "x").exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *(("3", 3), ("1e-3", 1e-3), ("true", True), ("False", False), ("None", None), ("null", None)),
+        *(("[1, 2, 8]", [1, 2, 8]), ("", ""), ("'5'", "5"), ("world:all", "world:all")),
+        *(("ViT-B-32,openai", "ViT-B-32,openai"), ("2024-01-02", "2024-01-02"), ("*x: [", "*x: [")),
+    ],
+)
+def test_typed(text, value):
+    assert cli.typed(text) == value
+    assert type(cli.typed(text)) is type(value)
+
+
+# ---------------------------------------------------------------- figures
+
+
+@pytest.fixture
+def figures(monkeypatch, tmp_path):
+    """Calls of run_notebooks; ``runs`` is what they return."""
+    seen = SimpleNamespace(calls=[], runs=[Run("01_a", "fresh"), Run("02_b", "ran", 12.3)])
+
+    def run_notebooks(only, parameters, extra, *, report, **options):
+        seen.calls.append((only, parameters, extra, options))
+        for each in seen.runs:
+            report(each)
+        return seen.runs
+
+    monkeypatch.setattr(runner, "run_notebooks", run_notebooks)
+    monkeypatch.setattr(gallery, "write_index", lambda out, _: out / "index.html")
+    monkeypatch.chdir(tmp_path)
+    return seen
+
+
+def test_figures_hands_on_only_what_was_given(figures, tmp_path):
+    (tmp_path / "f.npz").touch()
+    options = "--only 01 --only 2 --model m --embeddings f.npz -p steps 5 -p names [a,b] --force --out here"
+    assert run("figures", *options.split()).exit_code == 0
+    only, parameters, extra, more = figures.calls[0]
+    assert only == ("01", "2")
+    assert parameters == {"model": "m", "embeddings": "f.npz"}
+    assert extra == {"steps": 5, "names": ["a", "b"]}
+    assert more["force"] is True
+
+
+def test_figures_prints_a_line_a_notebook_and_the_index(figures):
+    result = run("figures", "--out", "here")
+    lines = [line.split(maxsplit=1) for line in result.stdout.splitlines()]
+    assert lines == [["01_a", "fresh"], ["02_b", "ran in 12 s"], ["Figures:", "here/index.html"]]
+
+
+def test_figures_exits_1_when_a_notebook_failed(figures):
+    figures.runs.append(Run("03_c", "failed", 1.0, "cell [4]: ValueError: no cat"))
+    result = run("figures", "--out", "here")
+    assert result.exit_code == 1
+    assert "failed in cell [4]: ValueError: no cat" in result.stdout
+    assert "see here/03_c.failed.ipynb" in result.stdout
+
+
+def test_figures_refuses_a_missing_embeddings_file(figures):
+    result = run("figures", "--embeddings", "nowhere.npz")
+    assert result.exit_code == 2
+    assert "nowhere.npz" in result.stderr
+    assert figures.calls == []
+
+
+# ---------------------------------------------------------------- embed, pretrain, fetch, doctor
+
+
+@pytest.fixture
+def encoders(monkeypatch, tmp_path):
+    monkeypatch.setattr(models, "load_model", lambda spec, device: (spec, device))
+    monkeypatch.setattr(datasets, "load_dataset", lambda spec: spec)
+    pictures = Embeddings(torch.eye(3, 4), meta={"skipped": ["bad.jpg: truncated"]})
+    monkeypatch.setattr(embeddings, "encode_images", lambda model, data: pictures)
+    monkeypatch.setattr(
+        embeddings, "encode_texts", lambda model, texts: Embeddings(torch.eye(len(texts)), texts=texts, modality="text")
+    )
+    monkeypatch.chdir(tmp_path)
+
+
+def test_embed_pictures(encoders):
+    result = run("embed", "--model", "m", "--data", "folder:x", "--out", "f.npz")
+    assert result.exit_code == 0
+    assert "f.npz: n = 3, d = 4" in result.stdout
+    assert "1 of 4 pictures could not be decoded" in result.stdout
+    assert len(Embeddings.load("f.npz")) == 3
+
+
+def test_embed_texts_a_line_each(encoders, tmp_path):
+    (tmp_path / "t.txt").write_bytes("\ufeffa dog\r\n\r\n  une écharpe \n".encode())
+    result = run("embed", "--model", "m", "--texts", "t.txt", "--out", "sub/f.safetensors")
+    assert result.exit_code == 0
+    assert list(Embeddings.load("sub/f.safetensors").texts) == ["a dog", "une écharpe"]
+
+
+@pytest.mark.parametrize("content", [b"", b" \n\n", b"\xff\xfe\x00"])
+def test_embed_refuses_files_without_text(encoders, tmp_path, content):
+    (tmp_path / "t.txt").write_bytes(content)
+    result = run("embed", "--model", "m", "--texts", "t.txt", "--out", "f.npz")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: t.txt")
+
+
+def test_embed_knows_before_encoding_where_it_can_write(monkeypatch):
+    monkeypatch.setattr(cli, "_embed", raising(AssertionError("encoded")))
+    result = run("embed", "--model", "m", "--data", "d", "--out", "f.csv")
+    assert (result.exit_code, result.stderr.startswith("Error: Can't save f.csv")) == (1, True)
+
+
+@pytest.mark.parametrize("choice", [[], ["--data", "d", "--texts", __file__]])
+def test_embed_wants_pictures_or_texts(choice):
+    result = run("embed", "--model", "m", "--out", "f.npz", *choice)
+    assert result.exit_code == 2
+    assert "either --data or --texts" in result.stderr
+
+
+def test_saved_formats_are_those_that_embeddings_write(tmp_path):
+    for ending in cli.SAVED:
+        Embeddings(torch.eye(2)).save(tmp_path / f"f{ending}")
+
+
+def test_pretrain_hands_on_typed_changes(monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(pretrain, "pretrain", lambda *a, **k: calls.append((a, k)) or tmp_path / "x")
+    result = run("pretrain", "mini-clip", "--out", str(tmp_path), "--set", "epochs=2", "--set", "lr=1e-4")
+    assert result.stdout == f"mini-clip is in {tmp_path / 'x'}\n"
+    options = {"out": tmp_path, "device": None, "overrides": {"epochs": 2, "lr": 1e-4}}
+    assert calls == [(("mini-clip",), options)]
+
+
+def test_pretrain_wants_key_and_value(monkeypatch):
+    monkeypatch.setattr(pretrain, "pretrain", raising(AssertionError("trained")))
+    result = run("pretrain", "mini-clip", "--set", "epochs")
+    assert (result.exit_code, result.stderr) == (1, "Error: --set takes KEY=VALUE, not 'epochs'.\n")
+
+
+def test_fetch_prints_what_is_where(monkeypatch):
+    monkeypatch.setattr(models, "fetch_model", lambda spec: f"{spec} is ready")
+    assert run("fetch", "ViT-B-32,openai").stdout == "ViT-B-32,openai is ready\n"
+
+
+def test_doctor_finds_versions_cache_minis_and_weights(monkeypatch, tmp_path):
+    hub, minis = tmp_path / "hub", tmp_path / "minis"
+    snapshot = hub / "models--timm--vit_base_patch32_clip_224.openai" / "snapshots" / "abc"
+    for folder in (snapshot, minis / "mini-clip", minis / "mini-empty", tmp_path / "cache"):
+        folder.mkdir(parents=True)
+    (snapshot.parent.parent / "refs").mkdir()
+    (snapshot.parent.parent / "refs" / "main").write_text("abc")
+    (snapshot / "open_clip_model.safetensors").touch()
+    (minis / "mini-clip" / "open_clip_model.safetensors").touch()
+    (tmp_path / "cache" / "features").write_bytes(bytes(2_000_000))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
+    monkeypatch.setattr(cli, "MINIS", minis)
+    monkeypatch.setenv("CROSSGAP_CACHE", str(tmp_path / "cache"))
+    result = run("doctor")
+    assert result.exit_code == 0
+    said = {line.partition(":")[0]: line.partition(":")[2].strip() for line in result.stdout.splitlines()}
+    assert said["torch"] == torch.__version__
+    assert said["minis"] == "mini-clip"
+    assert said["cache"].endswith("(2.0 MB)")
+    assert "ViT-B-32,openai" in said["cached weights"]
+    assert "ViT-L-14,openai" not in said["cached weights"]

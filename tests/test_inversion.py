@@ -1,0 +1,264 @@
+"""OTI and OVI against the textbook, on the mini and on real architectures with random weights."""
+
+import numpy as np
+import open_clip
+import pytest
+import textbook
+import torch
+from torch.nn import functional as F
+
+from crossgap_lib import inversion
+from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.errors import CrossgapError
+from crossgap_lib.inversion import initial_noise, oti, ovi, template_ids
+from crossgap_lib.models import load_model
+from crossgap_lib.towers import ImageTower, TextTower, _repeats
+
+
+def random_features(n: int, d: int, modality: str = "image") -> Embeddings:
+    generator = torch.Generator().manual_seed(1)
+    return Embeddings(torch.randn(n, d, generator=generator), [f"s{k}" for k in range(n)], modality=modality)
+
+
+def textbook_oti(model, images, template, n_tokens, steps, **kwargs):
+    before, after = template
+    slots = list(range(len(before), len(before) + n_tokens))
+    ids = torch.cat([before, torch.ones(n_tokens, dtype=torch.long), after])[: model.context_length][None]
+    noise = initial_noise(images.ids, (n_tokens, TextTower(model.net).width), seed=0)
+    forward = lambda tokens: textbook.text_features(model.net, ids, slots, tokens)  # noqa: E731
+    return textbook.invert(forward, images.features, noise, steps, **kwargs)
+
+
+def textbook_ovi(model, texts, n_patches, steps):
+    noise = initial_noise(texts.ids, (n_patches, ImageTower(model.net).width), seed=0)
+    forward = lambda patches: textbook.image_features(model.net, patches)  # noqa: E731
+    return textbook.invert(forward, texts.features, noise, steps)
+
+
+def assert_same_path(ours, theirs):
+    features, losses = theirs
+    torch.testing.assert_close(ours.losses, losses, atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours.features, features, atol=1e-4, rtol=0)
+
+
+SIGLIP_TEMPLATE = (torch.tensor([262, 1069, 304]), torch.cat([torch.tensor([1]), torch.ones(60, dtype=torch.long)]))
+CLIP_TEMPLATE = (
+    torch.tensor([49406, 320, 1125, 539]),
+    torch.cat([torch.tensor([49407]), torch.zeros(72, dtype=torch.long)]),
+)
+
+
+@pytest.fixture(scope="module")
+def clip_b32():
+    return load_model("ViT-B-32,random")
+
+
+@pytest.fixture(scope="module")
+def siglip_b16():
+    return load_model("ViT-B-16-SigLIP,random")
+
+
+# ---------------------------------------------------------------- against the textbook
+
+
+@pytest.mark.parametrize("n_tokens", [1, 4])
+def test_oti_on_the_mini_follows_the_textbook(cats_and_dogs, n_tokens):
+    model, images, _ = cats_and_dogs
+    images = images[:9]
+    ours = oti(model, images, n_tokens=n_tokens, steps=20, cache=False)
+    assert_same_path(ours, textbook_oti(model, images, template_ids(model, "a photo of"), n_tokens, 20))
+
+
+@pytest.mark.parametrize("n_patches", [1, 3])
+def test_ovi_on_the_mini_follows_the_textbook(cats_and_dogs, n_patches):
+    model, _, prompts = cats_and_dogs
+    ours = ovi(model, prompts, n_patches=n_patches, steps=20, cache=False)
+    assert_same_path(ours, textbook_ovi(model, prompts, n_patches, 20))
+
+
+def test_mean_loss_agrees_to_the_end(cats_and_dogs):
+    model, images, _ = cats_and_dogs
+    ours = oti(model, images, steps=150, cache=False)
+    _, losses = textbook_oti(model, images, template_ids(model, "a photo of"), 1, 150)
+    assert abs(ours.losses[-1].mean() - losses[-1].mean()) < 1e-2
+
+
+def test_oti_on_clip_b32(clip_b32):
+    images = random_features(3, 512)
+    ours = oti(clip_b32, images, n_tokens=2, steps=20, template="a photo of", cache=False)
+    assert_same_path(ours, textbook_oti(clip_b32, images, CLIP_TEMPLATE, 2, 20))
+
+
+def test_ovi_on_clip_b32(clip_b32):
+    texts = random_features(2, 512, "text")
+    assert_same_path(ovi(clip_b32, texts, n_patches=4, steps=6, cache=False), textbook_ovi(clip_b32, texts, 4, 6))
+
+
+def test_oti_on_siglip(siglip_b16):
+    images = random_features(2, 768)
+    ours = oti(siglip_b16, images, n_tokens=2, steps=5, template=SIGLIP_TEMPLATE, cache=False)
+    assert_same_path(ours, textbook_oti(siglip_b16, images, SIGLIP_TEMPLATE, 2, 5))
+
+
+def test_ovi_on_siglip(siglip_b16):
+    texts = random_features(2, 768, "text")
+    ours = ovi(siglip_b16, texts, n_patches=4, steps=3, cache=False)
+    assert_same_path(ours, textbook_ovi(siglip_b16, texts, 4, 3))
+
+
+def test_paper_mode_is_the_mean_over_the_batch(cats_and_dogs):
+    model, images, _ = cats_and_dogs
+    images = images[:10]
+    paper = oti(model, images, steps=15, paper=True, cache=False)
+    ids = template_ids(model, "a photo of")
+    assert_same_path(paper, textbook_oti(model, images, ids, 1, 15, mean=True, eps=1e-8))
+
+
+# ---------------------------------------------------------------- structure decides, not the name
+
+
+def test_clip_is_truncated_and_siglip_is_not(clip_b32, siglip_b16):
+    assert TextTower(clip_b32.net).causal
+    assert not TextTower(siglip_b16.net).causal
+
+
+def test_siglip_may_not_be_truncated(siglip_b16):
+    """Its last position is pooled and sees all 64 positions: another padding token gives other features."""
+    before, after = SIGLIP_TEMPLATE
+    other = after.clone()
+    other[-5] = 7
+    tower = TextTower(siglip_b16.net)
+    tokens = torch.zeros(1, 1, tower.width)
+    first, second = (F.normalize(tower.encoder((before, end), 1)(tokens), dim=-1) for end in (after, other))
+    assert (first - second).abs().max() > 1e-4
+
+
+def test_positions_after_eot_change_nothing_in_clip(clip_b32):
+    before, after = CLIP_TEMPLATE
+    tokens = torch.zeros(1, 1, 512)
+    ids = torch.cat([before, torch.ones(1, dtype=torch.long), after])[:77][None]
+    full = textbook.text_features(clip_b32.net, ids, [4], tokens)
+    ids[0, 10:] = 5
+    torch.testing.assert_close(full, textbook.text_features(clip_b32.net, ids, [4], tokens), atol=1e-5, rtol=0)
+    ours = TextTower(clip_b32.net).encoder(CLIP_TEMPLATE, 1)(tokens)
+    torch.testing.assert_close(ours, full, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("template", ["", "a photo of", "we see in this photo"])
+def test_templates_of_the_paper(cats_and_dogs, template):
+    """Cross the Gap, Table A9: any template, the empty one too, goes in as it is tokenised."""
+    model, images, _ = cats_and_dogs
+    before, after = template_ids(model, template)
+    assert model.tokenizer.tokenizer.decode(before.tolist(), skip_special_tokens=False).split()[0] == "<sot>"
+    assert len(before) == 1 + len(template.split())
+    ours = oti(model, images[:8], steps=3, template=template, cache=False)
+    assert_same_path(ours, textbook_oti(model, images[:8], (before, after), 1, 3))
+
+
+def test_repeats_are_nearest_neighbour():
+    runs = torch.bincount(_repeats(4, 49)).tolist()
+    assert runs == [13, 12, 12, 12]
+    for k, n in [(1, 49), (2, 49), (8, 196), (16, 196), (5, 36)]:
+        ramp = torch.arange(k, dtype=torch.float)[None, None]
+        assert torch.equal(_repeats(k, n), F.interpolate(ramp, size=n, mode="nearest")[0, 0].long())
+
+
+def test_towers_refuse_what_they_cannot_enter():
+    resnet = open_clip.create_model("RN50-quickgelu")
+    with pytest.raises(CrossgapError, match="ViT image encoder"):
+        ImageTower(resnet)
+    with pytest.raises(CrossgapError, match="class token"):
+        TextTower(open_clip.create_model("coca_base"))
+
+
+# ---------------------------------------------------------------- batch, order, seed
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_batches_do_not_matter(cats_and_dogs, batch_size):
+    model, images, _ = cats_and_dogs
+    whole = oti(model, images, steps=20, batch_size=40, cache=False)
+    split = oti(model, images, steps=20, batch_size=batch_size, cache=False)
+    torch.testing.assert_close(split.features, whole.features, atol=1e-5, rtol=0)
+    torch.testing.assert_close(split.losses, whole.losses, atol=1e-5, rtol=0)
+
+
+def test_order_and_subset_do_not_matter(cats_and_dogs):
+    model, images, _ = cats_and_dogs
+    whole = oti(model, images, steps=10, cache=False)
+    chosen = [30, 2, 17, 5, 8]
+    some = oti(model, images[chosen], steps=10, cache=False)
+    torch.testing.assert_close(some.features, whole.features[chosen], atol=1e-5, rtol=0)
+
+
+def test_noise_depends_on_seed_and_id_alone():
+    first = initial_noise(["a", "b"], (2, 64), seed=0)
+    assert torch.equal(initial_noise(["b"], (2, 64), seed=0)[0], first[1])
+    assert not torch.equal(initial_noise(["a"], (2, 64), seed=1)[0], first[0])
+    many = initial_noise(map(str, range(200)), (4, 128), seed=3)
+    assert abs(many.std() - 0.02) < 2e-4
+    assert abs(many.mean()) < 2e-4
+
+
+# ---------------------------------------------------------------- results
+
+
+def test_snapshots_are_shorter_runs(cats_and_dogs):
+    model, images, _ = cats_and_dogs
+    run = oti(model, images[:8], steps=12, snapshots=(0, 5), cache=False)
+    assert sorted(run.snapshots) == [0, 5, 12]
+    short = oti(model, images[:8], steps=5, cache=False)
+    torch.testing.assert_close(run.at(5).features, short.features, atol=1e-5, rtol=0)
+    similarity = (run.at(0).features * images.features[:8]).sum(1)
+    torch.testing.assert_close(run.losses[0], 1 - similarity, atol=1e-5, rtol=0)
+    with pytest.raises(CrossgapError, match="No snapshot at step 7"):
+        run.at(7)
+
+
+def test_rows_of_an_inversion(cats_and_dogs):
+    model, images, _ = cats_and_dogs
+    run = oti(model, images[:8], steps=4, snapshots=(2,), cache=False)
+    some = run[np.array([True, False] * 4)]
+    assert len(some) == 4
+    assert some.tokens.shape == (4, 1, 128)
+    assert torch.equal(some.losses, run.losses[:, ::2])
+    assert torch.equal(some.at(2).features, run.at(2).features[::2])
+    assert some.modality == "oti"
+
+
+def test_cache_returns_the_same_without_optimising(cats_and_dogs, monkeypatch):
+    model, images, _ = cats_and_dogs
+    first = oti(model, images[:8], steps=3, snapshots=(1,))
+    monkeypatch.setattr(inversion, "_optimise", lambda *_: pytest.fail("optimised although cached"))
+    again = oti(model, images[:8], steps=3, snapshots=(1,))
+    for name in ("features", "tokens", "losses"):
+        assert torch.equal(getattr(first, name), getattr(again, name))
+    assert list(again.snapshots) == [1, 3]
+    with pytest.raises(pytest.fail.Exception):
+        oti(model, images[:8], steps=3, snapshots=(1,), seed=1)
+
+
+def test_frozen_encoder_stays_as_it_was(cats_and_dogs):
+    model, images, prompts = cats_and_dogs
+    before = model.fingerprint
+    oti(model, images[:8], steps=2, cache=False)
+    ovi(model, prompts, steps=2, cache=False)
+    del model.__dict__["fingerprint"]
+    assert model.fingerprint == before
+    assert not any(p.requires_grad for p in model.net.parameters())
+
+
+def test_refusals(cats_and_dogs):
+    model, images, prompts = cats_and_dogs
+    with pytest.raises(CrossgapError, match="features of the model itself"):
+        oti(model, random_features(3, 17))
+    with pytest.raises(CrossgapError, match="don't fit"):
+        oti(model, images, n_tokens=30)
+    with pytest.raises(CrossgapError, match="36 patches"):
+        ovi(model, prompts, n_patches=37)
+    with pytest.raises(CrossgapError, match="at least one step"):
+        oti(model, images, steps=0)
+    with pytest.raises(CrossgapError, match="Snapshots lie between"):
+        oti(model, images, steps=5, snapshots=(9,))
+    with pytest.raises(CrossgapError, match="no room"):
+        oti(model, images, template="a " * 40)

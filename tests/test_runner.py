@@ -1,0 +1,304 @@
+"""A few true papermill runs of tiny notebooks; what needs no kernel runs on a stand-in for papermill."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import v4
+
+from crossgap_lib import runner
+from crossgap_lib.errors import CrossgapError
+from crossgap_lib.runner import run_notebooks
+
+PARAMETERS = 'model = "mini-clip"  # type: str\nsteps = 5  # type: int\nembeddings = ""  # type: str'
+SAVE = """\
+import os, sys
+from pathlib import Path
+folder = Path(os.environ["CROSSGAP_FIGURES"]) / NAME
+folder.mkdir(parents=True, exist_ok=True)
+facts = [sys.executable, Path.cwd(), steps, embeddings, os.environ["CROSSGAP_HEADLESS"]]
+(folder / "facts.txt").write_text("\\n".join(map(str, facts)))"""
+WIDGET = "from ipywidgets import interact\n@interact(k=(0, 3))\ndef show(k=1):\n    return undefined_name"
+
+
+def notebook(folder: Path, name: str, *code: str, parameters: str = PARAMETERS) -> Path:
+    cells = [v4.new_markdown_cell(f"# {name}")]
+    if parameters:
+        cells.append(v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
+    cells += [v4.new_code_cell(source.replace("NAME", repr(name))) for source in code]
+    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.ipynb"
+    nbformat.write(v4.new_notebook(cells=cells, metadata={"kernelspec": spec}), path)
+    return path
+
+
+def left_over(out: Path) -> list[str]:
+    return sorted(path.name for path in out.iterdir() if path.name.startswith("."))
+
+
+# ---------------------------------------------------------------- with kernels
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """One run of a good, a failing and a widget notebook, in a folder with braces and beside a broken kernelspec."""
+    base = tmp_path_factory.mktemp("real{run}")
+    notebook(base / "nb", "01_good", SAVE)
+    notebook(base / "nb", "02_fails", SAVE, "raise ValueError('no cat\\nwas found')", "print('never')")
+    notebook(base / "nb", "03_widget", SAVE, WIDGET)
+    spec = base / "jupyter" / "kernels" / "python3" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text(json.dumps({"argv": ["/nowhere/python"], "display_name": "broken", "language": "python"}))
+    for name in ("01_good", "02_fails", "03_widget"):
+        (base / "out" / name).mkdir(parents=True)
+        (base / "out" / name / "old.png").write_text("old")
+    (base / "here").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(base / "jupyter"))
+        seen = []
+        runs = run_notebooks(
+            parameters={"embeddings": "mine.npz"},
+            extra={"steps": 7},
+            notebooks=base / "nb",
+            out=base / "out",
+            cwd=base / "here",
+            report=seen.append,
+        )
+    assert seen == runs
+    return base, {run.name: run for run in runs}
+
+
+def test_success_replaces_the_old_figures(real):
+    base, runs = real
+    folder = base / "out" / "01_good"
+    assert runs["01_good"].status == "ran"
+    assert sorted(p.name for p in folder.iterdir()) == [".run.json", "01_good.ipynb", "facts.txt"]
+
+
+def test_kernel_is_this_python_in_the_callers_folder(real):
+    base, _ = real
+    python, here, steps, embeddings, headless = (base / "out/01_good/facts.txt").read_text().splitlines()
+    assert (python, steps, embeddings, headless) == (sys.executable, "7", "mine.npz", "1")
+    assert Path(here) == base / "here"
+
+
+def test_failure_keeps_old_figures_and_leaves_the_notebook_with_its_error(real):
+    base, runs = real
+    assert runs["02_fails"].status == "failed"
+    assert runs["02_fails"].message == "cell [4]: ValueError: no cat was found"
+    assert [p.name for p in (base / "out/02_fails").iterdir()] == ["old.png"]
+    failed = nbformat.read(base / "out/02_fails.failed.ipynb", as_version=4)
+    errors = [o for c in failed.cells for o in c.get("outputs", []) if o.output_type == "error"]
+    assert [error.ename for error in errors] == ["ValueError"]
+
+
+def test_an_error_inside_a_widget_is_a_failure(real):
+    base, runs = real
+    assert runs["03_widget"].status == "failed"
+    assert runs["03_widget"].message.startswith("a widget of cell [4]: NameError: name 'undefined_name'")
+    assert [p.name for p in (base / "out/03_widget").iterdir()] == ["old.png"]
+    assert (base / "out/03_widget.failed.ipynb").is_file()
+
+
+def test_nothing_else_is_left_behind(real):
+    base, _ = real
+    assert left_over(base / "out") == []
+    assert "CROSSGAP_FIGURES" not in os.environ
+    assert str(base) not in (base / "out/01_good/01_good.ipynb").read_text()
+
+
+# ---------------------------------------------------------------- without kernels
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    """Two notebooks, a library, a mini and a published table of their own; papermill's execution replaced."""
+    for name, folder in {"PACKAGE": "lib", "DATA": "data", "MINIS": "data/minis"}.items():
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        monkeypatch.setattr(runner, name, tmp_path / folder)
+    notebook(tmp_path / "nb", "01_first", "1")
+    notebook(tmp_path / "nb", "02_second", "2", parameters="steps = 5")
+    monkeypatch.setattr(runner.papermill, "execute_notebook", pretend)
+    return tmp_path
+
+
+def pretend(path: str, executed: str, given: dict, **_) -> None:
+    shutil.copy(path, executed)
+    folder = Path(os.environ["CROSSGAP_FIGURES"], Path(path).stem)
+    (folder / "plot.png").write_text(json.dumps(given))
+
+
+def statuses(house: Path, **options) -> str:
+    runs = run_notebooks(notebooks=house / "nb", out=house / "out", cwd=house, **options)
+    return " ".join(run.status for run in runs)
+
+
+def test_only_what_is_stale_runs_again(house):
+    assert statuses(house) == "ran ran"
+    assert statuses(house) == "fresh fresh"
+    assert statuses(house, force=True) == "ran ran"
+    notebook(house / "nb", "01_first", "1 + 1")
+    assert statuses(house) == "ran fresh"
+
+
+def test_outputs_in_the_notebook_do_not_make_it_stale(house):
+    statuses(house)
+    path = house / "nb/01_first.ipynb"
+    nb = nbformat.read(path, as_version=4)
+    nb.cells[-1].outputs = [v4.new_output("stream", text="1")]
+    nb.cells[-1].execution_count = 3
+    nbformat.write(nb, path)
+    assert statuses(house) == "fresh fresh"
+
+
+def test_a_missing_figure_is_made_again(house):
+    statuses(house)
+    (house / "out/02_second/plot.png").unlink()
+    assert statuses(house) == "fresh ran"
+
+
+@pytest.mark.parametrize("changed", ["lib/metrics.py", "lib/tasks/retrieval.py", "data/published/published.csv"])
+def test_library_and_published_numbers_are_watched(house, changed):
+    statuses(house)
+    (house / changed).parent.mkdir(parents=True, exist_ok=True)
+    (house / changed).write_text("x = 1")
+    assert statuses(house) == "ran ran"
+    assert statuses(house) == "fresh fresh"
+
+
+def test_a_parameter_makes_stale_unless_it_is_the_default(house):
+    statuses(house)
+    assert statuses(house, parameters={"model": "mini-clip"}) == "fresh fresh"
+    assert statuses(house, parameters={"model": "ViT-B-32,random"}) == "ran fresh"
+    assert statuses(house) == "ran fresh"
+
+
+@pytest.mark.parametrize(
+    ("value", "file"),
+    [
+        (
+            "mini-clip",
+            "data/minis/mini-clip/model.safetensors",
+        ),  # the default: retrained, its figures are stale
+        ("features.npz", "features.npz"),
+        ("ViT-B-32,weights/b32.safetensors", "weights/b32.safetensors"),
+        ("local-dir:my/model", "my/model/deep/config.json"),
+        ("folder:photos", "photos/cat/1.jpg"),
+        ("captions:coco.json/train", "coco.json"),
+    ],
+)
+def test_input_files_that_parameters_name_are_watched(house, value, file):
+    path = house / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("before")
+    assert statuses(house, parameters={"model": value}) == "ran ran"
+    assert statuses(house, parameters={"model": value}) == "fresh fresh"
+    path.write_text("after that")
+    assert statuses(house, parameters={"model": value}) == "ran fresh"
+
+
+def test_embeddings_are_watched_by_content_and_not_by_time(house):
+    (house / "features.npz").write_text("same")
+    given = {"parameters": {"embeddings": "features.npz"}}
+    statuses(house, **given)
+    os.utime(house / "features.npz", (1, 1))
+    assert statuses(house, **given) == "fresh fresh"
+
+
+def test_a_failure_is_tried_again_and_forgotten_after_success(house, monkeypatch):
+    statuses(house)
+    monkeypatch.setattr(runner.papermill, "execute_notebook", lambda *a, **k: pretend(*a, **k) or 1 / 0)
+    runs = run_notebooks(["1"], force=True, notebooks=house / "nb", out=house / "out")
+    assert runs[0].message == "ZeroDivisionError: division by zero"
+    assert (house / "out/01_first.failed.ipynb").is_file()
+    assert (house / "out/01_first/plot.png").is_file()
+    monkeypatch.setattr(runner.papermill, "execute_notebook", pretend)
+    assert statuses(house) == "ran fresh"
+    assert not (house / "out/01_first.failed.ipynb").exists()
+
+
+def test_interrupt_keeps_old_figures_and_cleans_up(house, monkeypatch):
+    def interrupted(*args, **options):
+        pretend(*args, **options)
+        raise KeyboardInterrupt
+
+    statuses(house)
+    before = (house / "out/01_first/.run.json").read_text()
+    monkeypatch.setattr(runner.papermill, "execute_notebook", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        statuses(house, force=True)
+    assert (house / "out/01_first/.run.json").read_text() == before
+    assert left_over(house / "out") == []
+
+
+def test_old_figures_come_back_when_the_swap_fails(house, monkeypatch):
+    statuses(house)
+    rename = Path.rename
+
+    def refuse(self, target):
+        if self.parent.name.startswith(".") and self.name != "old":
+            raise OSError("no space")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="no space"):
+        statuses(house, force=True)
+    assert (house / "out/01_first/plot.png").is_file()
+    assert left_over(house / "out") == []
+
+
+def test_the_record_names_no_folder_of_this_machine(house):
+    (house / "photos").mkdir()
+    statuses(house, parameters={"model": f"folder:{house}/photos"})
+    record = (house / "out/01_first/.run.json").read_text()
+    assert json.loads(record)["parameters"] == {"model": "folder:photos", "steps": "5", "embeddings": ""}
+    assert str(house) not in record
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize("wanted", ["1", "01", "01_first", "01_first.ipynb"])
+def test_a_notebook_is_chosen_by_number_or_name(house, wanted):
+    assert [r.name for r in run_notebooks([wanted], notebooks=house / "nb", out=house / "out")] == ["01_first"]
+
+
+@pytest.mark.parametrize("wanted", ["3", "", "first", "011"])
+def test_an_unknown_notebook_is_refused_with_the_list(house, wanted):
+    with pytest.raises(CrossgapError, match="there are 01_first, 02_second"):
+        statuses(house, only=[wanted])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"parameters": {"device": "cpu"}}, "01_first takes model, steps, embeddings; 02_second takes steps"),
+        ({"parameters": {"model": "x"}, "only": ["02"]}, "No parameter 'model' in 02_second"),
+        ({"extra": {"model": "x"}}, "No parameter 'model' in 02_second"),
+        ({"extra": {"stesp": 3}, "only": ["01"]}, "'stesp' in 01_first. Did you mean: steps"),
+        ({"parameters": {"steps": 1}, "extra": {"steps": 2}}, "steps: given both"),
+    ],
+)
+def test_a_parameter_that_nobody_takes_is_refused_before_anything_runs(house, options, message):
+    with pytest.raises(CrossgapError, match=message):
+        statuses(house, **options)
+    assert not (house / "out").exists()
+
+
+def test_each_notebook_is_handed_what_it_declares(house):
+    statuses(house, parameters={"model": "mini-siglip"}, extra={"steps": 9})
+    given = [json.loads((house / "out" / n / "plot.png").read_text()) for n in ("01_first", "02_second")]
+    assert given == [{"model": "mini-siglip", "steps": 9}, {"steps": 9}]
+
+
+def test_a_broken_notebook_and_an_empty_folder_are_refused(house, tmp_path):
+    (house / "nb/03_third.ipynb").write_text("<<<<<<< HEAD")
+    with pytest.raises(CrossgapError, match=r"03_third.ipynb can't be read"):
+        statuses(house)
+    with pytest.raises(CrossgapError, match="no notebooks"):
+        run_notebooks(notebooks=tmp_path / "none", out=tmp_path / "out")
