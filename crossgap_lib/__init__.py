@@ -3,9 +3,10 @@
 from crossgap_lib import metrics, plots, tasks
 from crossgap_lib.datasets import Dataset, load_dataset
 from crossgap_lib.embeddings import Embeddings, encode_images, encode_texts, load_pair, skip_report
+from crossgap_lib.encoders import DualEncoder
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion import Inversion, oti, ovi
-from crossgap_lib.models import DualEncoder, load_model
+from crossgap_lib.models import load_model
 
 __all__ = [
     "CrossgapError",

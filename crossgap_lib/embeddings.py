@@ -24,7 +24,7 @@ from crossgap_lib.progress import bar
 
 if TYPE_CHECKING:
     from crossgap_lib.datasets import Dataset
-    from crossgap_lib.models import DualEncoder
+    from crossgap_lib.encoders import DualEncoder
 
 MODALITIES = ("image", "text", "oti", "ovi", "projection")
 _ENCODE_VERSION = 1  # part of every cache key: raise it whenever encoding changes
@@ -220,7 +220,8 @@ def _from_columns(columns: dict[str, Any], name: str, path: Path) -> dict[str, A
     """What Embeddings takes, from what a file holds; ``name`` is its column of features."""
     if name not in columns:
         pair = " It is a pair file: use load_pair." if {"image_features", "text_features"} <= columns.keys() else ""
-        raise CrossgapError(f"{path.name} holds no {name}, only {', '.join(columns) or 'nothing'}.{pair}")
+        others = ", ".join(column for column in columns if column != "header") or "nothing"
+        raise CrossgapError(f"{path.name} holds no {name}, only {others}.{pair}")
     header = json.loads(str(columns.get("header", "{}")))
     told = {k: header[k] for k in ("class_names", "modality", "meta") if k in header}
     return {"features": columns[name], **{k: columns.get(k) for k in ("ids", "labels", "texts")}, **told}
@@ -240,7 +241,8 @@ def _read_npz(path: Path) -> dict[str, Any]:
 
 
 def _read_npy(path: Path) -> dict[str, Any]:
-    return {"features": np.load(path, allow_pickle=False)}
+    with path.open("rb") as file:
+        return {"features": np.lib.format.read_array(file, allow_pickle=False)}
 
 
 def _write_parquet(e: Embeddings, path: Path) -> None:

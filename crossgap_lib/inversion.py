@@ -32,7 +32,7 @@ from crossgap_lib.progress import bar
 from crossgap_lib.towers import Encode, ImageTower, TextTower
 
 if TYPE_CHECKING:
-    from crossgap_lib.models import DualEncoder
+    from crossgap_lib.encoders import DualEncoder
 
 TEMPLATE = "a photo of"
 _STD, _LR, _BETAS, _EPS, _DECAY = 0.02, 0.02, (0.9, 0.999), 1e-8, 0.01

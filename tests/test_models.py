@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from crossgap_lib import hub as hub_face
 from crossgap_lib import models as face
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.models import fetch_model, load_model, model_names
@@ -121,7 +122,7 @@ def tiny(monkeypatch, tmp_path):
     monkeypatch.setitem(pretrained._PRETRAINED, "tiny-quickgelu", {"openai": tags["openai"]})
     monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(face, "_hub_answers", lambda: pytest.fail("asked the network"))
+    monkeypatch.setattr(hub_face, "hub_answers", lambda: pytest.fail("asked the network"))
     weights = tmp_path / "weights.safetensors"
     save_file(open_clip.create_model("tiny", load_weights=False).state_dict(), weights)
     for tag in tags:
@@ -141,7 +142,7 @@ def _put_in_hub_cache(repo, weights):
 def no_hub(monkeypatch, tmp_path):
     """An empty cache and a hub that does not answer, wherever the tests run."""
     monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr(face, "_hub_answers", lambda: False)
+    monkeypatch.setattr(hub_face, "hub_answers", lambda: False)
 
 
 # --- real architectures ----------------------------------------------------------------------------------
@@ -488,11 +489,11 @@ def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
             asked.append((url, timeout))
             raise ConnectionError
 
-    monkeypatch.setattr(face, "get_session", Session)
-    assert not face._hub_answers()
+    monkeypatch.setattr(hub_face, "get_session", Session)
+    assert not hub_face.hub_answers()
     assert asked == [(hub.ENDPOINT, 5)]
     monkeypatch.setattr(Session, "head", lambda *_, **__: None)
-    assert face._hub_answers()
+    assert hub_face.hub_answers()
 
 
 def test_where_the_hub_answers_what_is_missing_is_downloaded(tiny, monkeypatch):
@@ -502,7 +503,7 @@ def test_where_the_hub_answers_what_is_missing_is_downloaded(tiny, monkeypatch):
         return str(tiny)
 
     monkeypatch.setattr(open_clip, "download_pretrained", download)
-    monkeypatch.setattr(face, "_hub_answers", lambda: True)
+    monkeypatch.setattr(hub_face, "hub_answers", lambda: True)
     assert load_model("tiny,openai", device="cpu").net.visual.image_size == (16, 16)
     assert not hub.HF_HUB_OFFLINE  # put back as it was
 

@@ -10,7 +10,7 @@ from crossgap_lib.embeddings import Embeddings, encode_images, encode_texts
 from crossgap_lib.errors import CrossgapError
 
 if TYPE_CHECKING:
-    from crossgap_lib.models import DualEncoder
+    from crossgap_lib.encoders import DualEncoder
 
 
 def similarities(queries: Embeddings, gallery: Embeddings) -> np.ndarray:

@@ -1,0 +1,69 @@
+"""Weights and tokenizers from the local cache first, and whatever goes wrong with them in one sentence."""
+
+import logging
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from textwrap import shorten
+from typing import TypeVar
+
+from huggingface_hub import constants as hub
+from huggingface_hub.utils import get_session
+
+from crossgap_lib.errors import CrossgapError
+
+T = TypeVar("T")
+
+
+def cached_first(get: Callable[[], T], what: str, spec: str) -> T:
+    """``get()`` from the local cache; only what is missing there asks the network, and only if it answers.
+
+    The hub's client asks the network even for cached files, and retries for three quarters of a minute.
+    """
+    try:
+        with cache_only(), one_sentence(f"The {what} of {spec} can't be loaded", passing=OSError):
+            return get()
+    except OSError as missing:  # FileNotFoundError of open_clip and timm, OSError of transformers
+        if not hub_answers():
+            raise CrossgapError(
+                f"Not in the local cache: {what} of {spec}, and the hub does not answer; "
+                f"run `crossgap fetch {shlex.quote(spec)}` where there is a network."
+            ) from missing
+    with one_sentence(f"The {what} of {spec} can't be fetched"):
+        return get()
+
+
+@contextmanager
+def cache_only() -> Iterator[None]:
+    """The hub's offline mode for a moment, without the remarks that open_clip logs on the root logger."""
+    offline, level = hub.HF_HUB_OFFLINE, logging.root.manager.disable
+    hub.HF_HUB_OFFLINE = True
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        hub.HF_HUB_OFFLINE = offline
+        logging.disable(level)
+
+
+def hub_answers() -> bool:
+    try:
+        get_session().head(hub.ENDPOINT, timeout=5)  # seconds; its client, so that proxies and mirrors count
+    except Exception:  # whatever keeps the hub away, offline mode included
+        return False
+    return True
+
+
+@contextmanager
+def one_sentence(what: str, passing: type[Exception] = CrossgapError) -> Iterator[None]:
+    """Turn what a library raises on bad input, of any type, into one clear sentence."""
+    try:
+        yield
+    except (CrossgapError, passing):
+        raise
+    except Exception as error:
+        raise CrossgapError(f"{what}: {brief(error)}") from error
+
+
+def brief(error: BaseException) -> str:
+    return shorten(str(error) or type(error).__name__, 300, placeholder=" ...")

@@ -1,0 +1,151 @@
+"""What is promised twice is the same twice, and every notebook keeps the house rules."""
+
+import ast
+import re
+import tomllib
+from itertools import pairwise
+
+import nbformat
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from crossgap_lib.paths import NOTEBOOKS, ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DEPENDENCIES = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+
+
+def with_comment(lines, entry):
+    """{what an entry says: its comment} of the lines that match ``entry``."""
+    found = [match for line in lines if (match := re.fullmatch(entry, line))]
+    return {match[1].strip(): (match[2] or "").strip() for match in found}
+
+
+def environment() -> tuple[dict[str, str], dict[str, str]]:
+    """(conda entries, pip entries) of environment.yml, each with its comment."""
+    text = (ROOT / "environment.yml").read_text()
+    conda, pip = text.split("- pip:\n")
+    entry = r"\s*- ([^#]+?)(?:\s+# (.*))?"
+    return with_comment(conda.split("dependencies:\n")[1].splitlines(), entry), with_comment(pip.splitlines(), entry)
+
+
+# ---------------------------------------------------------------- dependencies
+
+
+def test_conda_gets_what_pip_gets():
+    _, pip = environment()
+    assert set(pip) - {"-e ."} == set(DEPENDENCIES)
+    assert "-e ." in pip
+
+
+def test_conda_itself_gets_python_and_pip_alone():
+    conda, _ = environment()
+    assert set(conda) == {f"python{PROJECT['requires-python']}", "pip"}
+
+
+def test_every_dependency_says_what_it_is_for():
+    text = (ROOT / "pyproject.toml").read_text()
+    project = with_comment(text.splitlines(), r'\s*"([^"]+)",(?:\s+# (.*))?')
+    assert set(DEPENDENCIES) <= set(project)
+    conda, pip = environment()
+    for comments in (project, conda, pip):
+        assert [name for name, comment in comments.items() if not comment] == []
+    assert {name: pip[name] for name in DEPENDENCIES} == {name: project[name] for name in DEPENDENCIES}
+
+
+def constraints() -> dict[str, str]:
+    lines = (line.partition("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines())
+    pins = [re.fullmatch(r"([\w.-]+)==([\w.+!-]+)", line) for line in lines if line]
+    assert all(pins), "constraints.txt holds lines name==version and comments only"
+    return {canonicalize_name(pin[1]): pin[2] for pin in pins}
+
+
+@pytest.mark.parametrize("line", DEPENDENCIES)
+def test_every_dependency_is_pinned_at_a_version_that_satisfies_it(line):
+    requirement = Requirement(line)
+    assert requirement.specifier.contains(constraints()[canonicalize_name(requirement.name)])
+
+
+def test_constraints_name_no_place():
+    text = (ROOT / "constraints.txt").read_text()
+    assert not re.search(r"https?:|://|file:|index|trusted-host|@", text)
+
+
+def test_the_readme_names_the_two_commands():
+    text = (ROOT / "README.md").read_text()
+    assert "make figures" in text
+    assert "make test" in text
+
+
+# ---------------------------------------------------------------- notebooks
+
+
+NAMES = sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
+
+
+@pytest.fixture(params=NAMES)
+def notebook(request):
+    return nbformat.read(NOTEBOOKS / request.param, as_version=nbformat.NO_CONVERT)
+
+
+def code(notebook) -> list[str]:
+    return [cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def test_there_are_numbered_notebooks():
+    assert len(NAMES) >= 4
+    assert [name[:3] for name in NAMES] == [f"{k:02d}_" for k in range(len(NAMES))]
+
+
+def test_notebooks_are_valid_and_without_outputs(notebook):
+    nbformat.validate(notebook)
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            assert cell["execution_count"] is None
+    assert "widgets" not in notebook["metadata"]
+
+
+def test_notebooks_run_in_the_kernel_python3(notebook):
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+
+
+def test_every_cell_has_an_id_of_its_own(notebook):
+    ids = [cell["id"] for cell in notebook["cells"]]
+    assert len(set(ids)) == len(ids)
+
+
+def test_notebooks_open_with_a_heading(notebook):
+    first = notebook["cells"][0]
+    assert first["cell_type"] == "markdown"
+    assert re.match(r"# \S", first["source"])
+
+
+def test_parameters_are_plain_literals_with_types(notebook):
+    tagged = [cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+    assert len(tagged) == 1
+    source = tagged[0]["source"]
+    for line, statement in zip(source.splitlines(), ast.parse(source).body, strict=True):
+        assert isinstance(statement, ast.Assign)
+        value = ast.literal_eval(statement.value)
+        comment = re.search(r"  # type: (str|int|float|bool|list\[(?:str|int|float)\])$", line)
+        assert comment, line
+        assert type(value).__name__ == comment[1].partition("[")[0]
+
+
+def test_prose_stands_before_every_second_code_cell_at_least(notebook):
+    kinds = [cell["cell_type"] for cell in notebook["cells"]]
+    explained = sum(a == "markdown" and b == "code" for a, b in pairwise(kinds))
+    assert explained >= kinds.count("code") / 2
+
+
+def test_cells_are_short(notebook):
+    lengths = sorted(len(source.splitlines()) for source in code(notebook))
+    assert lengths[-1] <= 25
+    assert lengths[len(lengths) // 2] <= 8
+
+
+def test_notebooks_write_to_their_own_folder(notebook, request):
+    name = request.node.callspec.params["notebook"].removesuffix(".ipynb")
+    assert f'plots.figure_folder("{name}")' in "\n".join(code(notebook))

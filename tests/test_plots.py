@@ -1,0 +1,318 @@
+"""Every figure is drawn once from small made-up results; the sliders of the explorers are moved by hand."""
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from ipywidgets import IntSlider
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
+
+from crossgap_lib import plots, tasks, widgets
+from crossgap_lib.embeddings import MODALITIES, Embeddings
+from crossgap_lib.inversion import Inversion
+from crossgap_lib.metrics import overlap_coefficient
+
+RNG = np.random.default_rng(0)
+SAMPLES = {"image-image": RNG.normal(0.7, 0.1, 300), "text-image": RNG.normal(0.2, 0.1, 200)}
+COLOURS = {"image-image": plots.COLOURS["image"], "text-image": plots.COLOURS["text"]}
+PICTURES = [Image.new("RGB", (4, 4), (40 * k, 0, 0)) for k in range(5)]
+
+
+def gallery(n=12, d=4):
+    labels = np.arange(n) % 2
+    features = np.random.default_rng(1).normal(size=(n, d)) + np.eye(d)[labels]
+    return Embeddings(features, labels=labels, class_names=("cat", "dog"))
+
+
+def texts(n=12, d=4):
+    return Embeddings(np.random.default_rng(2).normal(size=(n, d)) - 1, [f"t{k}" for k in range(n)], modality="text")
+
+
+def fake_runs(steps=(0, 1, 2, 5)):
+    """One and two pseudo-tokens on their way from random features to the native ones of six pictures."""
+    native, runs = gallery()[:6], {}
+    for n in (1, 2):
+        start = torch.randn(native.features.shape, generator=torch.Generator().manual_seed(n))
+        shots = {s: torch.nn.functional.normalize(start.lerp(native.features, n * s / 10), dim=1) for s in steps}
+        own = {"tokens": torch.zeros(6, n, 3), "losses": torch.zeros(steps[-1], 6), "snapshots": shots}
+        runs[n] = Inversion(shots[steps[-1]], native.ids, native.labels, modality="oti", **own)
+    return runs
+
+
+MEASURES = pd.DataFrame(
+    [
+        (stage, task, kind, 9, metric, value, *((value - 2, value + 1) if task == "image-image" else (np.nan, np.nan)))
+        for stage, value in (("all pictures", 80.0), ("perfectly ranked", 90.0))
+        for task in ("text-image", "image-image")
+        for kind in ("cat", "dog")
+        for metric in ("mAP", "R-Precision")
+    ],
+    columns=["stage", "task", "query class", "queries", "metric", "value", "low", "high"],
+)
+REFERENCE = {("mAP", "image-image"): 83.1, ("R-Precision", "image-image"): 73.2}
+AGREEMENT = pd.DataFrame({"factor": ["colour", "size"], "nearest wrong": [0.7, 0.5], "random pair": [0.2, 0.3]})
+NEIGHBOURS = pd.DataFrame(
+    [(0, 1, 2, 0.9, 0.8, 3), (3, 4, 2, 0.7, 0.95, 0)],
+    columns=["query", "wrong", "right", "wrong_score", "right_score", "rank_lost"],
+)
+LADDER = pd.DataFrame({"model": ["CLIP ViT-B/32", "SigLIP ViT-B/16"], "value": [0.82, 1.05]})
+
+
+def curves(**options):
+    curve = tasks.along_steps(fake_runs(), gallery())
+    return plots.inversion_curves(curve, native=60.0, unit="pseudo-token", modality="oti", **options)
+
+
+def state():
+    curve, same = tasks.along_steps(fake_runs(), gallery()), SAMPLES["image-image"]
+    samples = (same - 0.2, same, SAMPLES["text-image"])
+    return plots.inversion_state(curve, 2, 5, *samples, native=60.0, unit="pseudo-token", modality="oti")
+
+
+FIGURES = {
+    "contact_sheet": lambda: plots.contact_sheet(PICTURES, ["a", "b", "c", "d", "e"], columns=3),
+    "contact_sheet, no titles": lambda: plots.contact_sheet(PICTURES),
+    "neighbour_pairs": lambda: plots.neighbour_pairs(NEIGHBOURS, dict(enumerate(PICTURES)), list("abcde")),
+    "histograms": lambda: plots.histograms(SAMPLES, COLOURS, title="similarities"),
+    "histogram_panels": lambda: plots.histogram_panels({"one": SAMPLES, "two": SAMPLES, "three": SAMPLES}, COLOURS),
+    "stage_bars": lambda: plots.stage_bars(MEASURES, REFERENCE),
+    "agreement_bars": lambda: plots.agreement_bars(AGREEMENT),
+    "inversion_curves": curves,
+    "inversion_curves, linear": lambda: curves(log=False, marker_step=3),
+    "inversion_state": state,
+    "gap_map": lambda: plots.gap_map(gallery(40), texts(40), limit=30),
+    "gap_dimensions": lambda: plots.gap_dimensions(
+        tasks.separating_dimensions(gallery(), texts()), gallery(), texts(), top=3
+    ),
+    "gap_ladder": lambda: plots.gap_ladder({"mini-clip": 0.9}, LADDER),
+}
+
+
+def words_in(figure: Figure) -> str:
+    """All that is written in a figure, once it is laid out."""
+    figure.draw_without_rendering()
+    return "\n".join(text.get_text() for text in figure.findobj(mpl.text.Text))
+
+
+# ---------------------------------------------------------------- figures
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_is_drawn_and_written(name, tmp_path):
+    figure = FIGURES[name]()
+    assert type(figure) is Figure
+    assert plots.save_figure(figure, tmp_path, "f", AGREEMENT) is figure
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["f.csv", "f.png", "f.svg"]
+    with Image.open(tmp_path / "f.png") as picture:
+        assert picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)  # an opaque white ground in a dark theme
+        assert min(picture.size) > 90
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 4
+    assert "<svg" in (tmp_path / "f.svg").read_text()
+
+
+def test_every_plot_is_tested_here():
+    drawing = {
+        name
+        for name, function in vars(plots).items()
+        if not name.startswith("_") and getattr(function, "__annotations__", {}).get("return") is Figure
+    }
+    assert drawing - {"save_figure"} == {name.partition(",")[0] for name in FIGURES}
+
+
+@pytest.mark.parametrize("name", ["histograms", "gap_map"])
+def test_the_same_result_gives_the_same_files(name, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        plots.save_figure(FIGURES[name](), tmp_path / folder, "f", MEASURES)
+    for ending in ("png", "svg", "csv"):
+        assert (tmp_path / "a" / f"f.{ending}").read_bytes() == (tmp_path / "b" / f"f.{ending}").read_bytes()
+
+
+def test_the_numbers_behind_a_figure_are_written_beside_it(tmp_path):
+    plots.save_figure(FIGURES["histograms"](), tmp_path, "with", AGREEMENT)
+    plots.save_figure(FIGURES["histograms"](), tmp_path, "without")
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "with.csv"), AGREEMENT)
+    assert not (tmp_path / "without.csv").exists()
+
+
+def test_figures_leave_the_users_matplotlib_alone():
+    before = dict(mpl.rcParams)
+    FIGURES["histograms"]()
+    assert dict(mpl.rcParams) == before
+
+
+def test_figure_folders_can_be_moved(tmp_path, monkeypatch):
+    monkeypatch.setenv("CROSSGAP_FIGURES", str(tmp_path / "elsewhere"))
+    assert plots.figure_folder("01_dogs") == tmp_path / "elsewhere" / "01_dogs"
+    assert (tmp_path / "elsewhere" / "01_dogs").is_dir()
+
+
+def test_histograms_are_densities_with_means_and_overlap():
+    figure = plots.histograms(SAMPLES, COLOURS)
+    words = words_in(figure)
+    for name, sample in SAMPLES.items():
+        assert f"{name} (mean {sample.mean():.2f})" in words
+    assert f"overlap {overlap_coefficient(*SAMPLES.values()):.2f}" in words
+    for patch in figure.axes[0].patches:
+        heights, edges, _ = patch.get_data()
+        assert (heights * np.diff(edges)).sum() == pytest.approx(1)
+    three = plots.histograms(SAMPLES | {"more": SAMPLES["text-image"]}, COLOURS | {"more": "k"})
+    assert "overlap" not in words_in(three)
+
+
+def test_histograms_of_equal_values_are_drawn():
+    constant = {"image-image": np.full(9, 0.5, np.float32)}
+    words_in(plots.histograms(constant, COLOURS))
+
+
+def test_stage_bars_show_values_intervals_and_the_papers_lines():
+    figure = plots.stage_bars(MEASURES, REFERENCE)
+    words = words_in(figure)
+    assert "paper 83.1" in words
+    assert "paper 73.2" in words
+    heights = sorted(round(bar.get_height()) for bar in figure.axes[0].patches)
+    assert heights == [80] * 4 + [90] * 4
+
+
+def test_a_mean_a_hair_outside_its_interval_is_drawn():
+    measures = MEASURES.assign(low=MEASURES["value"] + 1e-9)
+    words_in(plots.stage_bars(measures, REFERENCE))
+
+
+def test_neighbours_are_labelled_and_framed():
+    figure = FIGURES["neighbour_pairs"]()
+    words = words_in(figure)
+    assert "a\nquery" in words
+    assert "b\nwrong  0.900" in words
+    assert "c\nright  0.950" in words
+    assert len(figure.axes) == 3 * 2
+
+
+def test_gap_map_says_how_many_pairs_are_shown():
+    assert "30 of 40 pairs" in words_in(FIGURES["gap_map"]())
+
+
+def test_the_ladder_is_sorted_and_marks_what_was_measured():
+    figure = FIGURES["gap_ladder"]()
+    words_in(figure)
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert labels == ["CLIP ViT-B/32", "mini-clip (measured)", "SigLIP ViT-B/16"]
+
+
+def test_curves_star_the_peak_and_draw_the_native_line():
+    figure = curves(marker_step=3)
+    assert "native 60.0" in words_in(figure)
+    curve = tasks.along_steps(fake_runs(), gallery())
+    best = tasks.peaks(curve)
+    stars = [line.get_xydata()[0].tolist() for line in figure.axes[1].lines if line.get_marker() == "*"]
+    assert stars == [[r["peak step"] + 1, r["peak mAP"]] for _, r in best.iterrows()]
+
+
+# ---------------------------------------------------------------- colours
+
+
+def luminance(colour) -> float:
+    return float(np.dot([0.299, 0.587, 0.114], to_rgb(colour)))
+
+
+def test_every_modality_has_a_look_of_its_own():
+    for looks in (plots.COLOURS, plots.MARKERS, plots.STYLES):
+        assert set(looks) == set(MODALITIES)
+        assert len(set(looks.values())) == len(MODALITIES)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        (plots.COLOURS["image"], plots.COLOURS["text"]),
+        (plots.SAME, plots.DIFFERENT),
+        (plots.DIFFERENT, plots.PUBLISHED),
+    ],
+)
+def test_colours_used_together_differ_in_greyscale(pair):
+    light, dark = map(luminance, pair)
+    assert abs(light - dark) > 0.15
+
+
+def test_series_differ_in_dash_as_well_as_in_colour():
+    assert len(set(plots._SERIES)) == len(plots._SERIES)
+    assert len(set(plots._DASHES)) == len(plots._DASHES) >= len(plots._SERIES)
+
+
+# ---------------------------------------------------------------- sliders
+
+
+def readout(box) -> str:
+    return box.children[-2].value
+
+
+def picture(box) -> bytes:
+    return box.children[-1].value
+
+
+def slider(box, name):
+    (found,) = [child for child in box.children if getattr(child, "description", "") == name]
+    return found
+
+
+@pytest.fixture
+def explorer():
+    runs = fake_runs()
+    curve = tasks.along_steps(runs, gallery())
+    return widgets.inversion_explorer(runs, curve, gallery(), texts(), native=61.5), curve
+
+
+def test_the_explorer_redraws_and_says_the_state(explorer):
+    box, curve = explorer
+    assert picture(box).startswith(b"\x89PNG")
+    seen = {picture(box)}
+    for n, step in ((1, 5), (2, 5), (2, 0)):
+        slider(box, "pseudo-tokens").value = n
+        slider(box, "steps").value = step
+        row = curve[(curve["n"] == n) & (curve["step"] == step)].iloc[0]
+        unit = "pseudo-token" if n == 1 else "pseudo-tokens"
+        assert f"{n} {unit}, step {step}: loss {row['loss']:.3f}, mAP {row['mAP']:.1f} %" in readout(box)
+        assert "(native 61.5 %)" in readout(box)
+        assert picture(box) not in seen
+        seen.add(picture(box))
+
+
+def test_the_explorers_sliders_offer_what_was_computed(explorer):
+    box, _ = explorer
+    assert tuple(slider(box, "pseudo-tokens").options) == (1, 2)
+    assert tuple(slider(box, "steps").options) == (0, 1, 2, 5)
+    assert not slider(box, "steps").continuous_update  # one redraw a drag
+
+
+def test_going_back_gives_the_same_picture(explorer):
+    box, _ = explorer
+    first, words = picture(box), readout(box)
+    steps = slider(box, "steps")
+    before = steps.value
+    steps.value = 5
+    assert readout(box) != words
+    steps.value = before
+    assert (picture(box), readout(box)) == (first, words)
+
+
+def test_what_goes_wrong_in_a_drawing_goes_wrong_at_once():
+    def draw(k):
+        raise ZeroDivisionError(f"k is {k}")
+
+    with pytest.raises(ZeroDivisionError, match="k is 4"):
+        widgets.figure_explorer(draw, k=IntSlider(4))
+
+
+def test_any_figure_can_be_explored():
+    def draw(k):
+        return plots.histograms({"image-image": SAMPLES["image-image"] * k}, COLOURS), f"times {k}"
+
+    box = widgets.figure_explorer(draw, k=IntSlider(1, min=1, max=3))
+    assert readout(box) == "<p class='crossgap-readout'>times 1</p>"
+    before = picture(box)
+    box.children[0].value = 3
+    assert readout(box) == "<p class='crossgap-readout'>times 3</p>"
+    assert picture(box) != before

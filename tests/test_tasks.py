@@ -1,0 +1,542 @@
+"""The papers' experiments against loops, brute force and plain formulas; the last section needs trained weights."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise, product
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from crossgap_lib import metrics, tasks
+from crossgap_lib.datasets import load_dataset
+from crossgap_lib.embeddings import Embeddings, encode_images, encode_texts, load_pair
+from crossgap_lib.errors import CrossgapError
+from crossgap_lib.inversion import Inversion
+from crossgap_lib.paths import MINIS
+
+CLASSES = ("cat", "dog")
+
+
+def at_angles(*degrees, **columns):
+    """Unit vectors in the plane."""
+    angles = np.radians(degrees)
+    return Embeddings(np.stack([np.cos(angles), np.sin(angles)], axis=1), **columns)
+
+
+def noisy_classes(n=30, classes=2, d=4, seed=0, spread=1.0):
+    """(images, prompts): n pictures scattered around their class's prompt, ids apart."""
+    rng = np.random.default_rng(seed)
+    centres, labels = rng.normal(size=(classes, d)), rng.integers(classes, size=n)
+    labels[:classes] = range(classes)
+    names = [f"class {k}" for k in range(classes)]
+    images = Embeddings(
+        centres[labels] + spread * rng.normal(size=(n, d)), [f"i{k}" for k in range(n)], labels, names, "image"
+    )
+    return images, Embeddings(centres, [f"p{k}" for k in range(classes)], range(classes), names, "text")
+
+
+# ---------------------------------------------------------------- similarities
+
+
+def test_similarities_are_cosines_in_blocks_too():
+    big, small = noisy_classes(n=1500)[0], noisy_classes()[1]
+    exact = big.features.double().numpy() @ small.features.double().numpy().T
+    np.testing.assert_allclose(tasks.similarities(big, small), exact, atol=1e-7)
+    assert tasks.similarities(big, small).dtype == np.float32
+
+
+def test_all_similarities_leave_out_the_own_row():
+    a, b = at_angles(0, 30, 90), at_angles(10, 20, 40, modality="text")
+    cos = lambda *degrees: np.cos(np.radians(degrees))  # noqa: E731
+    np.testing.assert_allclose(tasks.all_similarities(a, a), cos(30, 90, 60), atol=1e-6)
+    # The same ids in another modality, as inverted features have them: both orders of a pair count.
+    np.testing.assert_allclose(tasks.all_similarities(a, b), cos(20, 40, 20, 10, 80, 70), atol=1e-6)
+    np.testing.assert_allclose(tasks.unpaired_similarities(a, b), cos(20, 40, 20, 10, 80, 70), atol=1e-6)
+    other = at_angles(10, 20, ids=["x", "row-000000"])
+    np.testing.assert_allclose(tasks.all_similarities(a, other), cos(10, 20, 10, 80, 70), atol=1e-6)
+
+
+def test_pair_similarities_split_by_class():
+    a = at_angles(0, 30, 90, labels=[0, 0, 1])
+    np.testing.assert_allclose(tasks.pair_similarities(a, a, True), np.cos(np.radians([30])), atol=1e-6)
+    np.testing.assert_allclose(tasks.pair_similarities(a, a, False), np.cos(np.radians([90, 60])), atol=1e-6)
+    np.testing.assert_allclose(tasks.pair_similarities(a[:2], a, False), np.cos(np.radians([90, 60])), atol=1e-6)
+    assert len(tasks.pair_similarities(a, at_angles(1, 2, labels=[0, 1], ids=["x", "y"]), True)) == 3
+
+
+# ---------------------------------------------------------------- the two filters
+
+
+def is_perfect(scores, positive):
+    return not (positive.any() and (~positive).any()) or scores[positive].min() > scores[~positive].max()
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=8))
+@settings(max_examples=100, deadline=None)
+def test_minimal_removal_is_perfect_and_minimal(items):
+    scores = np.array([score for score, _ in items], dtype=np.float32)
+    positive = np.array([p for _, p in items])
+    subsets = (np.array(keep) for keep in product([False, True], repeat=len(items)))
+    most = max(keep.sum() for keep in subsets if is_perfect(scores[keep], positive[keep]))
+    stays = tasks.minimal_removal(scores, positive)
+    assert stays.dtype == bool
+    assert is_perfect(scores[stays], positive[stays])
+    assert stays.sum() == most
+
+
+@given(st.integers(0, 10_000), st.integers(2, 4))
+@settings(max_examples=30, deadline=None)
+def test_perfectly_ranked_gives_every_prompt_an_ap_of_one(seed, classes):
+    images, prompts = noisy_classes(n=40, classes=classes, seed=seed)
+    left = images[tasks.perfectly_ranked(images, prompts)]
+    for prompt in range(classes):
+        if prompt in left.labels:
+            assert metrics.retrieval(prompts[[prompt]], left).means["ap"] == 1
+
+
+def test_perfectly_ranked_takes_prompt_after_prompt():
+    images, prompts = noisy_classes(n=25, classes=2, seed=3)
+    first = tasks.minimal_removal(tasks.similarities(prompts, images)[0], images.labels == 0)
+    assert 0 < first.sum() < 25
+    assert np.array_equal(tasks.perfectly_ranked(images, prompts[:1]), first)
+    second = tasks.minimal_removal(tasks.similarities(prompts, images[first])[1], images[first].labels == 1)
+    expected = np.flatnonzero(first)[second]
+    assert np.flatnonzero(tasks.perfectly_ranked(images, prompts)).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1], [1, 1, 0, 2]])
+def test_correctly_classified_against_a_loop_in_any_order_of_prompts(order):
+    images, prompts = noisy_classes(classes=3, seed=1)
+    given_prompts = Embeddings(prompts.features[order], labels=order)
+    expected = []
+    for feature, label in zip(images.features, images.labels, strict=True):
+        scores = [float(feature @ prompt) for prompt in prompts.features]
+        expected.append(int(np.argmax(scores)) == label)
+    assert tasks.correctly_classified(images, given_prompts).tolist() == expected
+    assert 0 < sum(expected) < len(expected)
+
+
+def test_equally_near_prompts_do_not_count_as_correct():
+    images, prompts = at_angles(45, 40, labels=[0, 0]), Embeddings(np.eye(2), labels=[0, 1])
+    assert tasks.correctly_classified(images, prompts).tolist() == [False, True]
+
+
+PROMPTS = at_angles(0, 90, labels=[0, 1], modality="text", ids=["p0", "p1"])
+
+
+def test_filter_stages_count_what_is_left():
+    # The cat at 80 degrees is nearer to "dog"; all others are right, and already perfectly ranked.
+    images = at_angles(1, 2, 80, 50, 60, 70, labels=[0, 0, 0, 1, 1, 1], class_names=CLASSES)
+    stages = tasks.filter_stages(images, PROMPTS, at_least=2)
+    assert [s.note for s in stages] == [
+        "all pictures: 6 of 6 pictures (3 cat, 3 dog)",
+        "correctly classified: 5 of 6 pictures (2 cat, 3 dog)",
+        "perfectly ranked: 5 of 6 pictures (2 cat, 3 dog)",
+    ]
+    assert all(s.enough for s in stages)
+    assert stages[1].images.ids.tolist() == images.ids[[0, 1, 3, 4, 5]].tolist()
+
+
+def test_filter_stages_say_when_too_little_is_left():
+    images = at_angles(1, 2, 80, 50, 60, 70, labels=[0, 0, 0, 1, 1, 1], class_names=CLASSES)
+    _, classified, ranked = tasks.filter_stages(images, PROMPTS, at_least=3)
+    assert not classified.enough
+    assert not ranked.enough
+    assert classified.note.endswith("(2 cat, 3 dog) - too little is left of a class (under 3) to measure anything")
+    only_dogs = at_angles(50, 60, 80, labels=[1, 1, 0], class_names=CLASSES)
+    assert "(0 cat, 2 dog) - too little" in tasks.filter_stages(only_dogs, PROMPTS, at_least=1)[-1].note
+
+
+def test_filter_stages_say_when_nothing_is_left():
+    images = at_angles(80, 10, labels=[0, 1], class_names=CLASSES)
+    (stage,) = tasks.filter_stages(images, PROMPTS, at_least=1)
+    assert stage.note.endswith("; correctly classified: none is left")
+    assert len(stage.images) == 2
+
+
+@pytest.mark.parametrize(
+    ("images", "prompts"),
+    [
+        (at_angles(1, 2), PROMPTS),
+        (at_angles(1, 2, labels=[0, 1]), PROMPTS),
+        (at_angles(1, 2, labels=[0, 1], class_names=CLASSES), at_angles(0, 90)),
+    ],
+)
+def test_filter_stages_need_labels_and_names(images, prompts):
+    with pytest.raises(CrossgapError, match="labelled pictures with class names, and labelled prompts"):
+        tasks.filter_stages(images, prompts)
+
+
+# ---------------------------------------------------------------- measures
+
+
+def test_stage_measures_are_those_of_metrics():
+    images, prompts = noisy_classes(n=60, seed=5)
+    stages = [tasks.Stage("all", images, True, ""), tasks.Stage("few", images[:3], False, "")]
+    table = tasks.stage_measures(stages, prompts, seed=7)
+    assert set(table["stage"]) == {"all"}
+    assert len(table) == 2 * 2 * 2
+    for label, kind in enumerate(images.class_names):
+        own = images[images.labels == label]
+        for task, queries in (("text-image", prompts[[label]]), ("image-image", own)):
+            result = metrics.retrieval(queries, images)
+            for metric, name in (("ap", "mAP"), ("r_precision", "R-Precision")):
+                here = (table["task"] == task) & (table["query class"] == kind) & (table["metric"] == name)
+                (row,) = table[here].itertuples()
+                assert row.queries == len(queries)
+                assert row.value == pytest.approx(100 * result.means[metric])
+                interval = [row.low / 100, row.high / 100]
+                expected = result.interval(metric, 7) if task == "image-image" else (np.nan, np.nan)
+                np.testing.assert_allclose(interval, expected)
+
+
+def test_image_image_leaves_the_query_out():
+    # Two far-apart pairs: with itself in the gallery a query would find one of its class whatever the rest is.
+    images = at_angles(0, 90, 1, 91, labels=[0, 0, 1, 1], class_names=CLASSES)
+    table = tasks.stage_measures([tasks.Stage("all", images, True, "")], PROMPTS)
+    values = table[(table["task"] == "image-image") & (table["metric"] == "R-Precision")]["value"]
+    assert values.tolist() == [0, 0]
+
+
+def test_nearest_wrong_against_a_loop():
+    images, _ = noisy_classes(n=25, classes=3, seed=2)
+    cosine = images.features.double().numpy() @ images.features.double().numpy().T
+    candidates = []
+    for query in range(25):
+        if images.labels[query] == 1:
+            wrong = [k for k in range(25) if images.labels[k] != 1]
+            right = [k for k in range(25) if images.labels[k] == 1 and k != query]
+            near = max(wrong, key=lambda k, q=query: cosine[q, k])
+            best = max(right, key=lambda k, q=query: cosine[q, k])
+            lost = sum(cosine[query, k] < cosine[query, near] for k in right)
+            candidates.append((cosine[query, near], query, near, best, cosine[query, best], lost))
+    candidates.sort(reverse=True)
+    expected, used = [], set()
+    for score, query, near, best, right_score, lost in candidates:
+        if near not in used:
+            used.add(near)
+            expected.append((query, near, best, score, right_score, lost))
+    table = tasks.nearest_wrong(images, 4, query_class=1)
+    assert list(table) == ["query", "wrong", "right", "wrong_score", "right_score", "rank_lost"]
+    assert len(table) == min(4, len(expected)) >= 2
+    np.testing.assert_allclose(table, expected[:4], atol=1e-6)
+
+
+def test_nearest_wrong_uses_each_gallery_picture_once():
+    images = at_angles(0, 1, 2.2, 3, 80, labels=[0, 0, 0, 1, 1])  # 3 degrees is nearest to all
+    table = tasks.nearest_wrong(images, 5, query_class=0)
+    assert table[["query", "wrong", "right", "rank_lost"]].to_numpy().tolist() == [[2, 3, 1, 2]]
+
+
+def test_shared_factors_by_hand():
+    images = at_angles(0, 20, 12, 90, labels=[0, 0, 1, 1])  # nearest wrong ones: 2, 2, 1, 1
+    factors = pd.DataFrame(
+        {"kind": list("ccdd"), "colour": list("rrrg"), "size": list("abab"), "tilt": [0.0, 0.0, 0.0, 0.0]}
+    )
+    tables = [tasks.shared_factors(images, factors, seed=seed) for seed in range(200)]
+    assert tables[0]["factor"].tolist() == ["colour", "size"]
+    assert tables[0]["nearest wrong"].tolist() == [0.75, 0.5]
+    # A random wrong picture: colours agree with probability 1/2, 1/2, 1 and 0; sizes with 1/2 each.
+    drawn = np.mean([t["random pair"] for t in tables], axis=0)
+    np.testing.assert_allclose(drawn, [0.5, 0.5], atol=0.06)
+    pd.testing.assert_frame_equal(tables[3], tasks.shared_factors(images, factors, seed=3))
+
+
+# ---------------------------------------------------------------- few shots
+
+
+def test_few_shot_prototypes_against_a_loop():
+    images, _ = noisy_classes(n=40, classes=3, seed=4)
+    x, y = images.features.double().numpy(), images.labels
+    expected = []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        support = [rng.choice(np.flatnonzero(y == c), 4, replace=False) for c in range(3)]
+        prototypes = [x[rows].mean(axis=0) / np.linalg.norm(x[rows].mean(axis=0)) for rows in support]
+        rest = [k for k in range(40) if k not in np.concatenate(support)]
+        expected.append(np.mean([np.argmax([p @ x[k] for p in prototypes]) == y[k] for k in rest]))
+    np.testing.assert_allclose(tasks.few_shot_prototypes(images, 4, seeds=range(5)), expected)
+    assert len(set(expected)) > 1
+
+
+def test_few_shot_prototypes_test_no_picture_they_were_made_of():
+    # All orthogonal: whoever is not in the support is equally far from both prototypes, and the first class wins.
+    images = Embeddings(np.eye(6), labels=[3, 3, 3, 7, 7, 7])
+    assert tasks.few_shot_prototypes(images, 2, seeds=range(4)).tolist() == [0.5] * 4
+
+
+def test_few_shots_need_a_picture_to_test_on():
+    images = Embeddings(np.eye(5), labels=[0, 0, 0, 1, 1])
+    with pytest.raises(CrossgapError, match="2 shots need more than 2 pictures a class; one has 2"):
+        tasks.few_shot_prototypes(images, 2)
+    assert len(tasks.few_shot_prototypes(images, 1)) == 20
+
+
+# ---------------------------------------------------------------- inversion along its steps
+
+
+def fake_run(gallery, ids, steps=(0, 3, 9)):
+    """Inverted queries that walk from random features to their native ones."""
+    rows = [gallery.ids.tolist().index(i) for i in ids]
+    native = gallery.features[rows]
+    start = torch.randn(native.shape, generator=torch.Generator().manual_seed(9))
+    walk = {s: torch.nn.functional.normalize(start + (native - start) * s / steps[-1], dim=1) for s in steps}
+    path = {"tokens": torch.zeros(len(ids), 1, 2), "losses": torch.zeros(steps[-1], len(ids)), "snapshots": walk}
+    return Inversion(walk[steps[-1]], ids, gallery.labels[rows], modality="oti", **path), native
+
+
+def test_along_steps_is_loss_and_map_of_every_snapshot():
+    gallery, _ = noisy_classes(n=20, seed=6)
+    ids = ["i7", "i3", "i12", "i0", "i19"]  # neither sorted nor the first ones
+    run, native = fake_run(gallery, ids)
+    curve = tasks.along_steps({2: run, 4: run[:2]}, gallery)
+    assert curve[["n", "step"]].to_numpy().tolist() == [[n, s] for n in (2, 4) for s in (0, 3, 9)]
+    for row in curve[curve["n"] == 2].itertuples():
+        at = run.snapshots[row.step]
+        assert row.loss == pytest.approx(1 - torch.cosine_similarity(at, native).mean().item(), abs=1e-6)
+        assert row.mAP == pytest.approx(100 * metrics.mean_average_precision(run.at(row.step), gallery))
+        assert row.low <= row.mAP <= row.high
+    last = curve[(curve["n"] == 2) & (curve["step"] == 9)].iloc[0]
+    assert last["loss"] == pytest.approx(0, abs=1e-6)
+    own = np.isin(gallery.ids, ids)
+    assert last["mAP"] == pytest.approx(100 * metrics.mean_average_precision(gallery[own], gallery))
+
+
+def test_queries_must_come_from_the_gallery():
+    gallery, _ = noisy_classes(n=20, seed=6)
+    run, _ = fake_run(gallery, ["i1", "i2"])
+    for strangers in (["i1", "zzz"], ["", "i2"]):
+        with pytest.raises(CrossgapError, match="must come from the gallery"):
+            tasks.along_steps({1: replace(run, ids=np.array(strangers))}, gallery)
+
+
+def test_peaks_by_hand():
+    curve = pd.DataFrame(
+        [(1, 0, 0.9, 10.0), (1, 5, 0.5, 30.0), (1, 9, 0.2, 20.0), (4, 0, 0.9, 10.0), (4, 9, 0.1, 40.0)],
+        columns=["n", "step", "loss", "mAP"],
+    )
+    table = tasks.peaks(curve.sample(frac=1, random_state=0))
+    assert table.to_numpy().tolist() == [[1, 5, 30, 0.5, 9, 20, 0.2], [4, 9, 40, 0.1, 9, 40, 0.1]]
+    assert list(table) == ["n", "peak step", "peak mAP", "loss at peak", "last step", "last mAP", "last loss"]
+
+
+@pytest.mark.parametrize("steps", [1, 7, 30, 31, 150, 300, 1000])
+def test_snapshot_steps(steps):
+    shots = tasks.snapshot_steps(steps)
+    assert shots == sorted(set(shots))
+    assert (shots[0], shots[-1]) == (0, steps)
+    assert set(range(min(steps, 8) + 1)) <= set(shots)
+    assert len(shots) <= 28
+    assert all(isinstance(s, int) for s in shots)
+    if steps >= 17:
+        assert 17 in shots  # where the paper's best step is
+    late = [s for s in shots if s >= 30]
+    assert all(b / a < 1.6 for a, b in pairwise(late))
+
+
+# ---------------------------------------------------------------- the gap
+
+
+def pairs(n=40, d=6, seed=0):
+    rng = np.random.default_rng(seed)
+    content = rng.normal(size=(n, d))
+    shift = np.eye(d)[0] * 2
+    images = Embeddings(content + 0.3 * rng.normal(size=(n, d)) + shift)
+    return images, Embeddings(content + 0.3 * rng.normal(size=(n, d)) - shift, modality="text")
+
+
+def test_gap_report_against_plain_formulas():
+    images, texts = pairs()
+    a, b = images.features.double().numpy(), texts.features.double().numpy()
+    n, cross, within_a, within_b = len(a), a @ b.T, a @ a.T, b @ b.T
+    off = ~np.eye(n, dtype=bool)
+    gap = a.mean(0) - b.mean(0)
+    unit = gap / np.linalg.norm(gap)
+    along = sum(((x - y) @ unit) ** 2 for x, y in zip(a, b, strict=True))
+    expected = {
+        "modality gap (Eq. 7)": np.linalg.norm(gap),
+        "mean cosine of pairs": np.diag(cross).mean(),
+        "mean cosine of non-pairs": cross[off].mean(),
+        "mean cosine image-image": within_a[off].mean(),
+        "mean cosine text-text": within_b[off].mean(),
+        "share of the squared pair distance along the gap": along / ((a - b) ** 2).sum(),
+        "mean distance of pairs": np.mean([np.linalg.norm(x - y) for x, y in zip(a, b, strict=True)]),
+        "R@1 image to text": np.mean(cross.argmax(axis=1) == np.arange(n)),
+        "R@1 text to image": np.mean(cross.argmax(axis=0) == np.arange(n)),
+    }
+    report = tasks.gap_report(images, texts).set_index("quantity")
+    assert list(report.index) == list(expected)
+    np.testing.assert_allclose(report["value"], list(expected.values()), atol=1e-5)
+    intervals = report.dropna()
+    assert len(intervals) == 5
+    assert ((intervals["low"] < intervals["value"]) & (intervals["value"] < intervals["high"])).all()
+    pd.testing.assert_frame_equal(report, tasks.gap_report(images, texts, seed=0).set_index("quantity"))
+
+
+def test_gap_of_real_clip(real_folder):
+    report = tasks.gap_report(*load_pair(real_folder / "clip_vitb16_coco500.npz")).set_index("quantity")
+    value = report["value"]
+    assert value["modality gap (Eq. 7)"] == pytest.approx(0.851, abs=5e-4)
+    assert value["mean cosine of pairs"] == pytest.approx(0.310, abs=5e-4)
+    assert value["R@1 image to text"] == pytest.approx(0.552, abs=5e-4)
+    assert value["R@1 text to image"] == pytest.approx(0.506, abs=5e-4)
+    assert value["mean cosine image-image"] > value["mean cosine of pairs"] > value["mean cosine of non-pairs"]
+
+
+def test_class_prompts_in_place_of_captions_have_no_recall():
+    images, texts = pairs()
+    texts.meta["captions"] = "class prompts"
+    report = tasks.gap_report(images, texts).set_index("quantity")
+    assert report.loc[["R@1 image to text", "R@1 text to image"]].isna().all(axis=None)
+    assert report["value"].notna().sum() == 7
+
+
+def test_gap_report_needs_pairs():
+    images, texts = pairs()
+    with pytest.raises(CrossgapError, match="40 images and 39 texts don't pair up"):
+        tasks.gap_report(images, texts[1:])
+    with pytest.raises(CrossgapError, match="two pairs at least"):
+        tasks.gap_report(images[:1], texts[:1])
+
+
+def best_threshold(a, b):
+    """Balanced accuracy of the best threshold, by trying all of them in both directions."""
+    tried = [t for t in np.concatenate([a, b])]
+    return max(max(s, 1 - s) for s in ((np.mean(a <= t) + np.mean(b > t)) / 2 for t in tried))
+
+
+def test_separating_dimensions_find_the_planted_one():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(30, 5)), rng.normal(size=(17, 5))
+    a[:, 3], b[:, 3] = 6 + rng.random(30), -6 - rng.random(17)
+    images, texts = Embeddings(a), Embeddings(b, modality="text")
+    table = tasks.separating_dimensions(images, texts)
+    assert table["dimension"][0] == 3
+    assert table["accuracy"][0] == 1
+    assert table["share"].sum() == pytest.approx(1)
+    assert table["share"].is_monotonic_decreasing
+    a, b = images.features.numpy(), texts.features.numpy()
+    for row in table.itertuples():
+        assert row.gap == pytest.approx(a[:, row.dimension].mean() - b[:, row.dimension].mean(), abs=1e-6)
+        assert row.accuracy == pytest.approx(best_threshold(a[:, row.dimension], b[:, row.dimension]))
+
+
+# ---------------------------------------------------------------- pairs and captions
+
+
+def test_class_prompts(mini):
+    prompts = tasks.class_prompts(mini, at_angles(1, 2, 3, labels=[0, 1, 1], class_names=CLASSES))
+    assert prompts.texts.tolist() == ["a photo of a cat", "a photo of a dog"]
+    assert prompts.labels.tolist() == [0, 1]
+    assert prompts.class_names == CLASSES
+    with pytest.raises(CrossgapError, match="no class names"):
+        tasks.class_prompts(mini, at_angles(1, 2))
+
+
+def test_image_text_pairs_take_own_captions_or_class_prompts(mini):
+    photos = load_dataset("world:dogs-vs-cats", n=6)
+    images, texts = tasks.image_text_pairs(mini, photos)
+    assert texts.texts.tolist() == [several[0] for several in photos.captions]
+    assert texts.ids.tolist() == [f"{i}#0" for i in images.ids]
+    assert texts.meta["captions"] == "own"
+    assert torch.equal(tasks.texts_of(mini, images).features, texts.features)
+    images, texts = tasks.image_text_pairs(mini, replace(photos, captions=None))
+    assert texts.texts.tolist() == ["a photo of a cat", "a photo of a dog"] * 3
+    assert texts.labels.tolist() == images.labels.tolist()
+    assert texts.meta["captions"] == "class prompts"
+    assert tasks.texts_of(mini, images).texts.tolist() == ["a photo of a cat", "a photo of a dog"]
+
+
+def test_caption_sets_are_first_captions_among_all(mini):
+    photos = tasks.with_captions("world:all", 5, 3)
+    assert [len(several) for several in photos.captions] == [3] * 5
+    firsts, everything = tasks.caption_sets(mini, photos)
+    flat = [text for several in photos.captions for text in several]
+    assert everything.texts.tolist() == flat
+    assert everything.labels.tolist() == [k for k in range(5) for _ in range(3)]
+    assert everything.ids[:4].tolist() == [f"{photos.ids[0]}#{k}" for k in range(3)] + [f"{photos.ids[1]}#0"]
+    assert firsts.texts.tolist() == flat[::3]
+    assert torch.equal(firsts.features, everything.features[::3])
+    result = metrics.retrieval(firsts, everything)
+    assert result.n_relevant.tolist() == [2] * 5  # the query itself is not among them
+    expected = encode_texts(mini, flat, cache=False).features
+    torch.testing.assert_close(everything.features, expected, atol=1e-6, rtol=0)
+
+
+def test_there_are_no_caption_sets_without_second_captions(mini):
+    photos = load_dataset("world:all", n=4)
+    assert tasks.caption_sets(mini, photos) is None
+    assert tasks.caption_sets(mini, replace(photos, captions=None)) is None
+
+
+def test_with_captions_cuts_any_data_set(tmp_path):
+    for k in range(3):
+        (tmp_path / "ant").mkdir(exist_ok=True)
+        Image.new("RGB", (2, 2)).save(tmp_path / f"ant/{k}.png")
+    assert len(tasks.with_captions(f"folder:{tmp_path}", 2, 5)) == 2
+    assert len(tasks.with_captions(f"folder:{tmp_path}", 9, 5)) == 3
+
+
+# ---------------------------------------------------------------- what the papers report
+
+
+def test_published_values():
+    dogs = tasks.published(source="cross-the-gap", table="App. B").set_index("metric")["value"]
+    assert dogs.to_dict() == {"mAP": 83.1, "R-Precision": 73.2}
+    gaps = tasks.published(table="A2").set_index("model")["value"]
+    assert gaps["CLIP ViT-B/32"] == 0.82
+    assert gaps["SigLIP ViT-B/16"] == 1.05
+    assert len(gaps) == 9
+    assert tasks.published(table="1", source="reevaluating").shape[0] == 11
+    everything = tasks.published()
+    assert len(everything) == 1130
+    assert everything["value"].notna().all()
+
+
+def test_published_values_of_nothing_are_no_rows():
+    assert len(tasks.published(table="no such table")) == 0
+
+
+# ---------------------------------------------------------------- needs the mini's trained weights
+
+
+@pytest.fixture(scope="module")
+def trained(mini):
+    """What the model card says, and pictures to check it on: all of dogs-vs-cats, a fifth of all kinds."""
+    card = json.loads((MINIS / "mini-clip" / "card.json").read_text())["measured"]
+    pets = encode_images(mini, load_dataset("world:dogs-vs-cats"), cache=False)
+    return card, pets, tasks.class_prompts(mini, pets), mini
+
+
+def test_trained_mini_is_as_its_card_says(trained):
+    card, pets, prompts, mini = trained
+    text_image = metrics.mean_average_precision(prompts, pets)
+    image_image = metrics.mean_average_precision(pets, pets)
+    assert text_image == pytest.approx(card["dogs-vs-cats text-image mAP"], abs=2e-3)
+    assert image_image == pytest.approx(card["dogs-vs-cats image-image mAP"], abs=2e-3)
+    images, texts = tasks.image_text_pairs(mini, load_dataset("world:all", n=480))
+    zero_shot = metrics.zero_shot_accuracy(images, tasks.class_prompts(mini, images))
+    assert zero_shot == pytest.approx(card["zero-shot accuracy, all kinds"], abs=0.06)  # 480 of 2400 pictures
+    assert metrics.modality_gap(images, texts) == pytest.approx(card["modality gap"], abs=0.02)
+
+
+def test_trained_mini_meets_the_criteria_that_fixed_the_world(trained):
+    card, *_ = trained
+    assert card["zero-shot accuracy, all kinds"] >= 0.90
+    assert card["dogs-vs-cats text-image mAP"] > 0.98
+    assert 0.75 <= card["dogs-vs-cats image-image mAP"] <= 0.90
+
+
+def test_trained_mini_is_perfect_on_texts_and_not_on_images_after_the_filters(trained):
+    _, pets, prompts, _ = trained
+    stages = tasks.filter_stages(pets, prompts)
+    assert [s.name for s in stages] == ["all pictures", "correctly classified", "perfectly ranked"]
+    assert all(s.enough for s in stages)
+    table = tasks.stage_measures(stages[-1:], prompts)
+    assert (table[table["task"] == "text-image"]["value"] == 100).all()
+    assert (table[table["task"] == "image-image"]["value"] < 95).all()
