@@ -1,28 +1,38 @@
-"""crossgap: the modality gap and the intra-modal misalignment of CLIP-like models, as notebooks and a thin library."""
+"""crossgap: the modality gap and the intra-modal misalignment of CLIP-like models, as notebooks and a thin library.
 
-from crossgap_lib import metrics, plots, tasks
-from crossgap_lib.datasets import Dataset, load_dataset
-from crossgap_lib.embeddings import Embeddings, encode_images, encode_texts, load_pair, skip_report
-from crossgap_lib.encoders import DualEncoder
-from crossgap_lib.errors import CrossgapError
-from crossgap_lib.inversion import Inversion, oti, ovi
-from crossgap_lib.models import load_model
+Names are imported when they are first used, so that ``crossgap --help`` does not wait for torch.
+"""
 
-__all__ = [
-    "CrossgapError",
-    "Dataset",
-    "DualEncoder",
-    "Embeddings",
-    "Inversion",
-    "encode_images",
-    "encode_texts",
-    "load_dataset",
-    "load_model",
-    "load_pair",
-    "metrics",
-    "oti",
-    "ovi",
-    "plots",
-    "skip_report",
-    "tasks",
-]
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "CrossgapError": "errors",
+    "Dataset": "datasets",
+    "DualEncoder": "encoders",
+    "Embeddings": "embeddings",
+    "Inversion": "inversion",
+    "encode_images": "embeddings",
+    "encode_texts": "embeddings",
+    "load_dataset": "datasets",
+    "load_model": "models",
+    "load_pair": "embeddings",
+    "oti": "inversion",
+    "ovi": "inversion",
+    "skip_report": "embeddings",
+}
+_MODULES = ("metrics", "plots", "tasks")
+
+__all__ = sorted([*_HOME, *_MODULES])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *(name for name in globals() if name.startswith("__"))]

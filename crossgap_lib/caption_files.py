@@ -16,9 +16,7 @@ _KNOWN = "COCO JSON, Karpathy JSON, Flickr8k 'name.jpg#0<TAB>caption' lines or a
 
 class CaptionRow(NamedTuple):
     name: str  # picture file, as the caption file names it
-    captions: tuple[
-        str, ...
-    ]  # stripped, in the file's order: the first is the one that Cross the Gap, Sec. 5.2 uses
+    captions: tuple[str, ...]  # stripped, in the file's order: the first is the one that Cross the Gap, Sec. 5.2 uses
     folder: str = ""  # sub-folder that Karpathy's COCO file keeps apart from the name ("val2014")
 
 
@@ -37,9 +35,7 @@ def read_captions(path: Path, split: str | None = None) -> list[CaptionRow]:
     except CrossgapError as error:
         raise CrossgapError(f"{path}: {error}") from error
     except KeyError as error:
-        raise CrossgapError(
-            f"{path}: not a caption file: an entry lacks {error}; read are {_KNOWN}"
-        ) from error
+        raise CrossgapError(f"{path}: not a caption file: an entry lacks {error}; read are {_KNOWN}") from error
     except (TypeError, AttributeError, RecursionError) as error:
         raise CrossgapError(f"{path}: not a caption file: {error}; read are {_KNOWN}") from error
     return _with_captions(path, rows)
@@ -50,9 +46,7 @@ def _with_captions(path: Path, rows: list[CaptionRow]) -> list[CaptionRow]:
         raise CrossgapError(f"{path}: holds no pictures with captions")
     bare = [row.name for row in rows if not row.captions]
     if bare:
-        raise CrossgapError(
-            f"{path}: {len(bare)} of {len(rows)} pictures have no caption, the first is {bare[0]!r}"
-        )
+        raise CrossgapError(f"{path}: {len(bare)} of {len(rows)} pictures have no caption, the first is {bare[0]!r}")
     return rows
 
 
@@ -90,9 +84,7 @@ def _coco(data: dict) -> list[CaptionRow]:
     captions = _grouped((note["image_id"], note["caption"]) for note in data["annotations"])
     orphans = captions.keys() - {image["id"] for image in data["images"]}
     if orphans:
-        raise CrossgapError(
-            f"{len(orphans)} image_id of the annotations, as {min(orphans)}, are not among the images"
-        )
+        raise CrossgapError(f"{len(orphans)} image_id of the annotations, as {min(orphans)}, are not among the images")
     return [_row(image["file_name"], captions.get(image["id"], ())) for image in data["images"]]
 
 
@@ -101,9 +93,7 @@ def _karpathy(images: list[dict], split: str) -> list[CaptionRow]:
     if split not in splits:
         raise CrossgapError(f"no split {split!r} in this file; there are {', '.join(sorted(splits))}")
     return [
-        _row(
-            image["filename"], (sentence["raw"] for sentence in image["sentences"]), image.get("filepath", "")
-        )
+        _row(image["filename"], (sentence["raw"] for sentence in image["sentences"]), image.get("filepath", ""))
         for image in images
         if split in ("all", image["split"])
     ]

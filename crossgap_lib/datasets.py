@@ -46,9 +46,7 @@ class Dataset:
         names, counts = np.unique(self.ids, return_counts=True)
         if (counts > 1).any():
             twice = names[counts > 1]
-            raise CrossgapError(
-                f"{self.name}: {len(twice)} ids appear more than once, the first is {str(twice[0])!r}"
-            )
+            raise CrossgapError(f"{self.name}: {len(twice)} ids appear more than once, the first is {str(twice[0])!r}")
         for column in ("labels", "captions", "factors"):
             values = getattr(self, column)
             if values is not None and len(values) != len(self):
@@ -92,9 +90,7 @@ def load_dataset(spec: str, **options) -> Dataset:
     prefix, colon, rest = spec.partition(":")
     if prefix not in _LOADERS or not colon:
         known = ", ".join(f"{name}:" for name in _LOADERS)
-        raise CrossgapError(
-            f"Unknown dataset {spec!r}; it starts with one of {known}.{did_you_mean(prefix, _LOADERS)}"
-        )
+        raise CrossgapError(f"Unknown dataset {spec!r}; it starts with one of {known}.{did_you_mean(prefix, _LOADERS)}")
     if not rest:
         raise CrossgapError(f"{spec!r} lacks what comes after the colon: {prefix}:{_EXAMPLES[prefix]}")
     return _LOADERS[prefix](spec, rest, **options)
@@ -167,9 +163,7 @@ def _captions(
     if missing:
         message = _missing_message(path, missing, len(rows), folders)
         if not skip_missing or not found:
-            raise CrossgapError(
-                f"{message} (images=FOLDER looks elsewhere, skip_missing=True leaves them out)"
-            )
+            raise CrossgapError(f"{message} (images=FOLDER looks elsewhere, skip_missing=True leaves them out)")
         warnings.warn(f"{message}; they are left out", stacklevel=3)
     captions = tuple(row.captions for row, _ in found)
     return _from_files(spec, [row.name for row, _ in found], [file for _, file in found], captions=captions)

@@ -156,7 +156,7 @@ class Embeddings:
 
 def _row_index(rows: Any, n: int) -> np.ndarray:
     if isinstance(rows, slice):
-        return np.arange(n)[rows]
+        return np.arange(n)[rows].copy()  # torch takes no negative strides
     rows = np.asarray(rows)
     if rows.dtype == bool and rows.shape != (n,):
         raise CrossgapError(f"A mask over {n} embeddings needs shape ({n},), not {rows.shape}.")

@@ -47,6 +47,11 @@ class Section:
     executed: str | None
     failed: str | None
 
+    @property
+    def missing(self) -> bool:
+        """Nothing to show; committed pictures may be there without the run that made them."""
+        return not (self.executed or self.figures or self.failed)
+
 
 def write_index(out: Path, notebooks: Path) -> Path:
     """Writes ``out/index.html`` from what is in ``out`` and the notebooks' own titles; returns its path."""
@@ -197,7 +202,7 @@ code { font-size: .9em; }
 <ol>
 {% for s in sections %}
 <li><span class="number">{{ s.name[:2] }}</span><a href="#{{ s.name }}">{{ s.title }}</a>\
-{% if s.failed %} <span class="warn">(last run failed)</span>{% elif not s.executed %} (not run yet){% endif %}</li>
+{% if s.failed %} <span class="warn">(last run failed)</span>{% elif s.missing %} (not run yet){% endif %}</li>
 {% endfor %}
 </ol>
 </nav>
@@ -211,13 +216,13 @@ Ran <time datetime="{{ s.record.finished }}">{{ s.record.finished[:16] | replace
 in {{ "%.0f" | format(s.record.seconds) }} s\
 {% for name, value in s.record.parameters.items() if value %}{{ ": " if loop.first else ", " }}\
 <code>{{ name }}={{ value }}</code>{% endfor %}.
-{% elif not s.executed %}
+{% elif s.missing %}
 Not run yet: <code>crossgap figures --only {{ s.name[:2] }}</code> makes its figures.
 {% endif %}
 {% if s.executed %}<a href="{{ s.executed }}">Executed notebook</a>{% endif %}
 </p>
 {% if s.failed %}
-<p class="warn">The last run failed{{ "; what is shown is older" if s.executed }}.
+<p class="warn">The last run failed{{ "; what is shown is older" if s.figures }}.
 <a href="{{ s.failed }}">The notebook with its error</a></p>
 {% endif %}
 {{ s.lead | safe }}

@@ -234,9 +234,7 @@ def _collect(
         f"{RANKING} {words} R@k: at least one relevant item in the top k. {removed} of {shape[0] * shape[1]} "
         f"pairs removed; {dropped} of {shape[0]} queries left out for having no relevant item."
     )
-    return Retrieval(
-        **columns, hit_at=hit_at, rows=kept, dropped=dropped, removed=removed, definition=definition
-    )
+    return Retrieval(**columns, hit_at=hit_at, rows=kept, dropped=dropped, removed=removed, definition=definition)
 
 
 def _blocks(shape: tuple[int, ...], block_bytes: int) -> Iterator[slice]:
@@ -411,8 +409,7 @@ def _two_sets(left: Vectors, right: Vectors, names: tuple[str, str]) -> tuple[np
     x, y = _vectors(left, names[0]), _vectors(right, names[1])
     if x.shape[1] != y.shape[1]:
         raise CrossgapError(
-            f"Features must share one space, but {names[0]} have {x.shape[1]} dimensions and {names[1]} "
-            f"{y.shape[1]}."
+            f"Features must share one space, but {names[0]} have {x.shape[1]} dimensions and {names[1]} {y.shape[1]}."
         )
     return x, y
 

@@ -41,9 +41,7 @@ def open_picture(source: str | os.PathLike | bytes) -> Image.Image:
     _hush_pillow()
     try:
         return _decode(source if isinstance(source, bytes) else Path(source).read_bytes())
-    except (
-        Exception
-    ) as error:  # Pillow's decoders raise nearly anything on damaged files: struct.error, KeyError
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files: struct.error, KeyError
         name = "<bytes>" if isinstance(source, bytes) else os.fspath(source)
         raise UnreadableImage(f"{name}: {_reason(error)}") from error
 

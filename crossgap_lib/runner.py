@@ -171,6 +171,7 @@ def _execute(notebook: Path, executed: Path, given: dict, cwd: Path) -> str:
     options = {
         "kernel_name": "python3",
         "kernel_manager_class": _ThisPython,
+        "extra_arguments": ["--log-level=40"],  # errors only: each kernel warns of local TCP ports
         "progress_bar": watched(),
         "cwd": cwd,
     }
@@ -181,8 +182,17 @@ def _execute(notebook: Path, executed: Path, given: dict, cwd: Path) -> str:
     except papermill.PapermillExecutionError as error:
         return f"cell [{error.exec_count}]: {_brief(error.ename, error.evalue)}"
     except Exception as error:  # a kernel that died or never started: the other notebooks still run
-        return _brief(type(error).__name__, str(error))
+        return _last_begun(executed) + _brief(type(error).__name__, str(error))
     return _widget_error(_forget_places(executed))
+
+
+def _last_begun(executed: Path) -> str:
+    """The cell in which a kernel died: papermill knows only that it did."""
+    if not executed.exists():  # as where the disk is full
+        return ""
+    cells = nbformat.read(executed, as_version=4).cells
+    begun = [c for c in cells if c.cell_type == "code" and c.metadata.get("papermill", {}).get("start_time")]
+    return f"cell [{len(begun)}]: " if begun else ""
 
 
 class _ThisPython(AsyncKernelManager):
@@ -205,7 +215,7 @@ def _widget_error(nb: nbformat.NotebookNode) -> str:
 
 
 def _keep_failed(executed: Path, failed: Path) -> None:
-    if executed.exists():  # it does not where the disk is full
+    if executed.exists():
         _forget_places(executed)
         executed.replace(failed)
 

@@ -72,9 +72,7 @@ def test_train_layout(tmp_path, inner):
 
 def test_dogs_without_cats_are_refused(tmp_path):
     photo(tmp_path / "train/dog.0.png")
-    with pytest.raises(
-        CrossgapError, match=r"both cats and dogs in .*PetImages/\{Cat,Dog\}/\*\.jpg or train/"
-    ):
+    with pytest.raises(CrossgapError, match=r"both cats and dogs in .*PetImages/\{Cat,Dog\}/\*\.jpg or train/"):
         load_dataset(f"dogs-vs-cats:{tmp_path}")
 
 
@@ -107,9 +105,7 @@ def test_a_class_a_folder(folders):
 def test_empty_class_and_loose_pictures_are_reported(folders):
     (folders / "empty").mkdir()
     photo(folders / "loose.png")
-    with pytest.warns(
-        UserWarning, match="folders without pictures: empty; 1 pictures lie in no class folder"
-    ):
+    with pytest.warns(UserWarning, match="folders without pictures: empty; 1 pictures lie in no class folder"):
         data = load_dataset(f"folder:{folders}")
     assert data.class_names == ("Käse Brot", "hot dog")
     assert len(data) == 4

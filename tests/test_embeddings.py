@@ -117,7 +117,7 @@ def test_slice_mask_and_row_numbers_agree(data):
     e = full(9)
     rows = data.draw(st.slices(9).filter(lambda s: len(range(9)[s]) > 0))
     index = np.arange(9)[rows]
-    by_slice, by_index, by_tensor = e[rows], e[index], e[torch.from_numpy(index)]
+    by_slice, by_index, by_tensor = e[rows], e[index], e[torch.tensor(index.tolist())]
     assert_equal(by_slice, by_index)
     assert_equal(by_slice, by_tensor)
     assert len(by_slice) == len(index)

@@ -58,7 +58,11 @@ def page(tmp_path):
     for name in ("map_vs steps.svg", "map_vs steps.csv", "lonely.csv"):
         (folder / name).write_text("")
     (folder / "broken.png").write_text("not a picture")
-    record = {"finished": "2031-05-06T07:08:09+00:00", "seconds": 61.4, "parameters": {"model": "mini-clip", "device": ""}}
+    record = {
+        "finished": "2031-05-06T07:08:09+00:00",
+        "seconds": 61.4,
+        "parameters": {"model": "mini-clip", "device": ""},
+    }
     (folder / ".run.json").write_text(json.dumps(record))
     return Page(write_index(out, nb))
 

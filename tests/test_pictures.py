@@ -42,8 +42,7 @@ def png(width: int, depth: int, colour_type: int, line: bytes, *chunks: tuple[by
     header = struct.pack(">IIBBBBB", width, 1, depth, colour_type, 0, 0, 0)
     parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(b"\0" + line)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + tag + data + struct.pack(">I", zlib.crc32(tag + data))
-        for tag, data in parts
+        struct.pack(">I", len(data)) + tag + data + struct.pack(">I", zlib.crc32(tag + data)) for tag, data in parts
     )
 
 
@@ -64,9 +63,7 @@ def test_lossless_rgb_comes_back_exactly(fmt, tmp_path):
     assert pixels(str(path)) == pixels(path.read_bytes())
 
 
-@pytest.mark.parametrize(
-    ("fmt", "options"), [("JPEG", {"quality": 95}), ("WEBP", {"quality": 95}), ("AVIF", {})]
-)
+@pytest.mark.parametrize(("fmt", "options"), [("JPEG", {"quality": 95}), ("WEBP", {"quality": 95}), ("AVIF", {})])
 def test_lossy_rgb_comes_back_nearly(fmt, options):
     image = Image.new("RGB", (32, 32), RED)
     image.paste(BLUE, (16, 0, 32, 32))
@@ -135,9 +132,7 @@ def test_alpha_lies_on_white(fmt):
 
 
 def test_grey_with_alpha_lies_on_white():
-    assert pixels(encoded(row((0, 255), (0, 0), (0, 51), mode="LA"), "PNG")) == [
-        [[0] * 3, [255] * 3, [204] * 3]
-    ]
+    assert pixels(encoded(row((0, 255), (0, 0), (0, 51), mode="LA"), "PNG")) == [[[0] * 3, [255] * 3, [204] * 3]]
 
 
 def test_webp_with_alpha_lies_on_white():
@@ -250,9 +245,7 @@ def test_damaged_exif_leaves_the_picture_readable_and_warns_nobody(block, size):
 # --- animations --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("fmt", "options"), [("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})]
-)
+@pytest.mark.parametrize(("fmt", "options"), [("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})])
 def test_first_frame_of_an_animation(fmt, options):
     first, second = Image.new("RGB", (4, 3), RED), Image.new("RGB", (4, 3), BLUE)
     data = encoded(first, fmt, save_all=True, append_images=[second], **options)
@@ -320,9 +313,7 @@ def test_a_truncated_picture_is_refused_never_shown_in_part(fmt, options, noise)
 @given(st.data())
 def test_damaged_bytes_give_a_picture_or_unreadable_image(data):
     image = Image.new("RGB", (9, 7), RED)
-    content = bytearray(
-        encoded(image, data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])))
-    )
+    content = bytearray(encoded(image, data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"]))))
     for position in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=8)):
         content[position] = data.draw(st.integers(0, 255))
     with warnings.catch_warnings():

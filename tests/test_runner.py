@@ -46,11 +46,12 @@ def left_over(out: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    """One run of a good, a failing and a widget notebook, in a folder with braces and beside a broken kernelspec."""
+    """One run of four notebooks, in a folder with braces in its name and with a broken kernelspec about."""
     base = tmp_path_factory.mktemp("real{run}")
     notebook(base / "nb", "01_good", SAVE)
     notebook(base / "nb", "02_fails", SAVE, "raise ValueError('no cat\\nwas found')", "print('never')")
     notebook(base / "nb", "03_widget", SAVE, WIDGET)
+    notebook(base / "nb", "04_dies", "import os; os._exit(1)")
     spec = base / "jupyter" / "kernels" / "python3" / "kernel.json"
     spec.parent.mkdir(parents=True)
     spec.write_text(json.dumps({"argv": ["/nowhere/python"], "display_name": "broken", "language": "python"}))
@@ -95,6 +96,12 @@ def test_failure_keeps_old_figures_and_leaves_the_notebook_with_its_error(real):
     failed = nbformat.read(base / "out/02_fails.failed.ipynb", as_version=4)
     errors = [o for c in failed.cells for o in c.get("outputs", []) if o.output_type == "error"]
     assert [error.ename for error in errors] == ["ValueError"]
+
+
+def test_a_kernel_that_dies_is_a_failure_of_its_cell(real):
+    base, runs = real
+    assert runs["04_dies"].message == "cell [3]: DeadKernelError: Kernel died"
+    assert (base / "out/04_dies.failed.ipynb").is_file()
 
 
 def test_an_error_inside_a_widget_is_a_failure(real):

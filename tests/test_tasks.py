@@ -100,7 +100,7 @@ def test_perfectly_ranked_gives_every_prompt_an_ap_of_one(seed, classes):
 
 
 def test_perfectly_ranked_takes_prompt_after_prompt():
-    images, prompts = noisy_classes(n=25, classes=2, seed=3)
+    images, prompts = noisy_classes(n=25, classes=2, seed=3, spread=2.0)
     first = tasks.minimal_removal(tasks.similarities(prompts, images)[0], images.labels == 0)
     assert 0 < first.sum() < 25
     assert np.array_equal(tasks.perfectly_ranked(images, prompts[:1]), first)
@@ -507,9 +507,9 @@ def test_published_values_of_nothing_are_no_rows():
 
 @pytest.fixture(scope="module")
 def trained(mini):
-    """What the model card says, and pictures to check it on: all of dogs-vs-cats, a fifth of all kinds."""
+    """What the model card says, and a part of its pictures to check it on."""
     card = json.loads((MINIS / "mini-clip" / "card.json").read_text())["measured"]
-    pets = encode_images(mini, load_dataset("world:dogs-vs-cats"), cache=False)
+    pets = encode_images(mini, load_dataset("world:dogs-vs-cats", n=400), cache=False)
     return card, pets, tasks.class_prompts(mini, pets), mini
 
 
@@ -517,11 +517,11 @@ def test_trained_mini_is_as_its_card_says(trained):
     card, pets, prompts, mini = trained
     text_image = metrics.mean_average_precision(prompts, pets)
     image_image = metrics.mean_average_precision(pets, pets)
-    assert text_image == pytest.approx(card["dogs-vs-cats text-image mAP"], abs=2e-3)
-    assert image_image == pytest.approx(card["dogs-vs-cats image-image mAP"], abs=2e-3)
-    images, texts = tasks.image_text_pairs(mini, load_dataset("world:all", n=480))
+    assert text_image == pytest.approx(card["dogs-vs-cats text-image mAP"], abs=0.01)
+    assert image_image == pytest.approx(card["dogs-vs-cats image-image mAP"], abs=0.03)
+    images, texts = tasks.image_text_pairs(mini, load_dataset("world:all", n=240))
     zero_shot = metrics.zero_shot_accuracy(images, tasks.class_prompts(mini, images))
-    assert zero_shot == pytest.approx(card["zero-shot accuracy, all kinds"], abs=0.06)  # 480 of 2400 pictures
+    assert zero_shot == pytest.approx(card["zero-shot accuracy, all kinds"], abs=0.08)
     assert metrics.modality_gap(images, texts) == pytest.approx(card["modality gap"], abs=0.02)
 
 

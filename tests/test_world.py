@@ -17,6 +17,7 @@ from crossgap_lib.errors import CrossgapError
 from crossgap_lib.world import MENTION, NUISANCES, Factors, caption, draw, draw_factors, world_dataset
 
 PLAIN = {name: float(name == "kind") for name in MENTION}
+EVERYTHING = {**dict.fromkeys(MENTION, 1.0), "terse": 0.0}
 CATEGORICAL = ("colour", "background", "texture", "accessory", "size", "position")
 
 
@@ -87,7 +88,7 @@ def test_a_world_can_be_sent_to_another_process():
 def test_there_are_kinds_and_nuisances_enough():
     assert len(world.KINDS) >= 24
     assert len(NUISANCES) >= 7
-    assert set(NUISANCES) | {"kind"} == set(MENTION)
+    assert {*NUISANCES, "kind", "terse"} == set(MENTION)
 
 
 def test_every_kind_looks_different():
@@ -169,7 +170,7 @@ def test_more_strength_is_more_variation():
 
 def test_captions_name_what_they_are_told_to():
     said = Factors("dog", "red", "pink", "striped", "hat", "small", "left", 15.0, 0.7, 12.0)
-    words = caption(said, np.random.default_rng(0), dict.fromkeys(MENTION, 1.0))
+    words = caption(said, np.random.default_rng(0), EVERYTHING)
     assert words.endswith("a small tilted red striped dog with a hat on a pink background on the left blurry grainy")
     plain = {caption(said, np.random.default_rng(k), PLAIN) for k in range(40)}
     assert plain == {"a photo of a dog", "a drawing of a dog", "a picture of a dog", "a dog"}
@@ -177,7 +178,7 @@ def test_captions_name_what_they_are_told_to():
 
 
 def test_there_is_nothing_to_say_of_defaults_that_show_nothing():
-    words = caption(Factors("dog"), np.random.default_rng(0), dict.fromkeys(MENTION, 1.0))
+    words = caption(Factors("dog"), np.random.default_rng(0), EVERYTHING)
     assert words.endswith("a medium gray dog on a white background")
 
 
@@ -212,14 +213,24 @@ SAYABLE = {
 }
 
 
-@pytest.mark.parametrize("rates", [MENTION, {name: 0.1 + 0.08 * k for k, name in enumerate(reversed(MENTION))}])
+@pytest.mark.parametrize(
+    "rates",
+    [
+        MENTION,
+        {**MENTION, "terse": 0.0},
+        {**MENTION, "terse": 1.0},
+        {name: 0.1 + 0.08 * k for k, name in enumerate(reversed(MENTION))},
+    ],
+)
 def test_mention_rates_are_obeyed(rates):
     data = world_dataset("all", n=1500, mention=rates)
     rows = [
         (Factors(**row), several[0].split())
         for row, several in zip(data.factors.to_dict("records"), data.captions, strict=True)
     ]
-    for name, rate in rates.items():
+    detail = 1 - 0.9 * rates["terse"]  # a terse caption names each nuisance a tenth as often
+    for name in ("kind", *NUISANCES):
+        rate = rates[name] * (1 if name == "kind" else detail)
         told = [NAMES[name](words, f) for f, words in rows if SAYABLE.get(name, lambda f: True)(f)]
         assert len(told) > 300
         assert np.mean(told) == pytest.approx(rate, abs=4 * np.sqrt(rate * (1 - rate) / len(told))), name
@@ -238,13 +249,13 @@ def test_every_word_of_a_caption_is_in_the_vocabulary():
 def longest_caption():
     """A caption with every factor named, as long as they get."""
     said = Factors("dog", "red", "pink", "striped", "hat", "small", "left", 15.0, 0.7, 12.0)
-    captions = {caption(said, np.random.default_rng(k), dict.fromkeys(MENTION, 1.0)) for k in range(40)}
+    captions = {caption(said, np.random.default_rng(k), EVERYTHING) for k in range(40)}
     return max(captions, key=lambda words: len(words.split()))
 
 
 def test_no_caption_is_longer_than_the_longest():
     longest = len(longest_caption().split())
-    data = world_dataset("all", n=300, mention=dict.fromkeys(MENTION, 1.0), n_captions=3)
+    data = world_dataset("all", n=300, mention=EVERYTHING, n_captions=3)
     assert max(len(words.split()) for several in data.captions for words in several) <= longest
     assert longest == 21
 

@@ -22,27 +22,23 @@ def gap_report(images: Embeddings, texts: Embeddings, *, seed: int = 0) -> pd.Da
     if len(images) < 2:
         raise CrossgapError("The gap is measured on two pairs at least.")
     a, b = images.features, texts.features
-    n = len(a)
-    pair = (a * b).sum(dim=1).numpy()
-    gap = metrics.modality_gap(images, texts)
-    distance = (a - b).norm(dim=1).numpy()
-    rng = np.random.default_rng(seed)
-    draws = [rng.integers(0, n, n) for _ in range(200)]
-    interval = lambda values: np.percentile(values, [2.5, 97.5])  # noqa: E731
+    n, apart = len(a), a - b  # (n, d)
+    pair, distance = (a * b).sum(dim=1), apart.norm(dim=1)  # (n,)
+    # A row of weights is one bootstrap over pairs: how often each was drawn, divided by n.
+    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), 200) / n
+    weights = torch.from_numpy(weights).float()  # (200, n)
+    interval = lambda means: np.percentile(means.numpy(), [2.5, 97.5])  # noqa: E731
+    none = (np.nan, np.nan)
+    non_pairs = (float(a.sum(0) @ b.sum(0)) - float(pair.sum())) / (n * n - n)
     rows = [
-        ("modality gap (Eq. 7)", gap, *interval([float((a[d].mean(0) - b[d].mean(0)).norm()) for d in draws])),
-        ("mean cosine of pairs", pair.mean(), *interval([pair[d].mean() for d in draws])),
-        ("mean cosine of non-pairs", (float(a.sum(0) @ b.sum(0)) - pair.sum()) / (n * n - n), np.nan, np.nan),
-        ("mean cosine image-image", _mean_cosine(a), np.nan, np.nan),
-        ("mean cosine text-text", _mean_cosine(b), np.nan, np.nan),
+        ("modality gap (Eq. 7)", metrics.modality_gap(images, texts), *interval((weights @ apart).norm(dim=1))),
+        ("mean cosine of pairs", float(pair.mean()), *interval(weights @ pair)),
+        ("mean cosine of non-pairs", non_pairs, *none),
+        ("mean cosine image-image", _mean_cosine(a), *none),
+        ("mean cosine text-text", _mean_cosine(b), *none),
         # |a - b|^2 splits into the part along the gap vector and the rest, so shares add up to one
-        (
-            "share of the squared pair distance along the gap",
-            _share_along(a - b, a.mean(0) - b.mean(0)),
-            np.nan,
-            np.nan,
-        ),
-        ("mean distance of pairs", distance.mean(), *interval([distance[d].mean() for d in draws])),
+        ("share of the squared pair distance along the gap", _share_along(apart, apart.mean(0)), *none),
+        ("mean distance of pairs", float(distance.mean()), *interval(weights @ distance)),
         *_pair_recall(images, texts, seed),
     ]
     return pd.DataFrame(rows, columns=["quantity", "value", "low", "high"])
