@@ -203,7 +203,7 @@ def _stage_panel(ax: Axes, part: pd.DataFrame, metric: str, reference: Mapping[s
         x = np.array([stages.index(s) for s in group["stage"]]) + (k - (len(groups) - 1) / 2) * width
         errors = np.stack([group["value"] - group["low"], group["high"] - group["value"]])
         errors = np.nan_to_num(errors).clip(0)  # rounding may put a mean a hair outside its interval
-        hatch = "" if k % 2 == 0 else "///"
+        hatch = "///" if kind == part["query class"].iloc[0] else ""
         ax.bar(
             x,
             group["value"],
@@ -218,7 +218,13 @@ def _stage_panel(ax: Axes, part: pd.DataFrame, metric: str, reference: Mapping[s
         style = ":" if task == "text-image" else "--"
         ax.axhline(value, color=PUBLISHED, linestyle=style, linewidth=1.3)
         ax.annotate(
-            f"paper {value:.1f}", (1.0, value), xycoords=("axes fraction", "data"), fontsize=8, va="bottom", ha="right"
+            f"paper {value:.1f}",
+            (1.0, value),
+            xycoords=("axes fraction", "data"),
+            fontsize=8,
+            va="bottom",
+            ha="right",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
         )
     ax.set_xticks(range(len(stages)), stages)
     low = min(part["low"].min(), part["value"].min(), *reference.values())

@@ -540,3 +540,14 @@ def test_trained_mini_is_perfect_on_texts_and_not_on_images_after_the_filters(tr
     table = tasks.stage_measures(stages[-1:], prompts)
     assert (table[table["task"] == "text-image"]["value"] == 100).all()
     assert (table[table["task"] == "image-image"]["value"] < 95).all()
+
+
+def test_drawn_pictures_mix_the_classes():
+    """A folder lists one class after the other, so the first n of it would be a single class."""
+    photos = load_dataset("world:dogs-vs-cats", n=40)
+    by_class = photos[np.argsort(photos.labels, kind="stable")]
+    some = tasks.drawn(by_class, 10, seed=1)
+    assert len(some) == 10
+    assert set(some.labels) == {0, 1}
+    assert some.ids.tolist() == tasks.drawn(by_class, 10, seed=1).ids.tolist()
+    assert set(tasks.drawn(by_class, 99).ids) == set(photos.ids)

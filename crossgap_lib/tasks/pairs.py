@@ -82,12 +82,16 @@ def texts_of(model: "DualEncoder", images: Embeddings) -> Embeddings:
     return encode_texts(model, images.texts.tolist(), ids=[f"{i}#0" for i in images.ids])
 
 
+def drawn(photos: Dataset, n: int, seed: int = 0) -> Dataset:
+    """At most n pictures, drawn with ``seed`` and in drawn order: folders list one class after the other."""
+    return photos[np.random.default_rng(seed).permutation(len(photos))[:n]]
+
+
 def with_captions(data: str, n: int, n_captions: int) -> Dataset:
-    """The first n pictures of a data set, ``n_captions`` captions each where the set is drawn."""
+    """n pictures of a data set; those of the world get ``n_captions`` captions each."""
     if data.startswith("world:"):
         return load_dataset(data, n=n, n_captions=n_captions)
-    photos = load_dataset(data)
-    return photos[: min(n, len(photos))]
+    return drawn(load_dataset(data), n)
 
 
 def caption_sets(model: "DualEncoder", photos: Dataset) -> tuple[Embeddings, Embeddings] | None:
