@@ -118,16 +118,18 @@ def page(lab):
         browser.close()
 
 
-def run_all(page, seconds: float = 400) -> None:
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    page.wait_for_function(
-        """() => {
-            const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(p => p.textContent);
-            return prompts.length > 5 && prompts.every(p => /\\[\\d+\\]/.test(p));
-        }""",
-        timeout=1000 * seconds,
-    )
+def run_all(page, seconds: float = 300) -> None:
+    """Run > Run All Cells, once the kernel is there; a click that came too early is repeated."""
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']")
+    prompts = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(p => p.textContent)"
+    for _ in range(4):
+        page.locator(".lm-MenuBar-item", has_text="Run").first.click()
+        page.locator(".lm-Menu-item", has_text="Run All Cells").first.click()
+        page.wait_for_timeout(5000)
+        if page.evaluate(f"() => {prompts}.some(t => /\\[(\\*|\\d+)\\]/.test(t))"):
+            break
+    done = f"() => {{ const t = {prompts}; return t.length > 5 && t.every(p => /\\[\\d+\\]/.test(p)); }}"
+    page.wait_for_function(done, timeout=1000 * seconds)
 
 
 def picture(image) -> np.ndarray:
