@@ -121,7 +121,9 @@ def page(lab):
 def run_all(page, seconds: float = 200) -> None:
     """Run > Run All Cells, once the kernel is there; a click that came too early is repeated."""
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']")
-    prompts = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(p => p.textContent)"
+    prompts = (
+        "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(p => p.textContent).filter(t => t.trim())"
+    )
     for _ in range(4):
         page.locator(".lm-MenuBar-item", has_text="Run").first.click()
         page.locator(".lm-Menu-item", has_text="Run All Cells").first.click()
