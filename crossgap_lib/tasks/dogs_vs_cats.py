@@ -10,7 +10,7 @@ import torch
 from crossgap_lib import metrics
 from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.tasks.pairs import similarities
+from crossgap_lib.tasks.pairs import similarities, similarity_blocks
 
 
 def correctly_classified(images: Embeddings, prompts: Embeddings) -> np.ndarray:
@@ -102,30 +102,37 @@ def stage_measures(stages: Sequence[Stage], prompts: Embeddings, *, seed: int = 
     return pd.DataFrame(rows, columns=["stage", "task", "query class", "queries", "metric", "value", "low", "high"])
 
 
+def _wrong_neighbours(images: Embeddings) -> pd.DataFrame:
+    """For each picture its nearest of another class and of its own, without an (n, n) array.
+
+    Columns: wrong, right (rows), wrong_score, right_score, rank_lost (own-class pictures below the wrong one).
+    """
+    parts = []
+    for rows, scores in similarity_blocks(images, images):
+        scores[np.arange(len(rows)), rows] = np.nan  # a picture is not its own neighbour
+        same = images.labels[rows, None] == images.labels[None]
+        wrong, right = np.where(same, -np.inf, scores), np.where(same & ~np.isnan(scores), scores, -np.inf)
+        best = wrong.max(axis=1)
+        columns = {
+            "wrong": wrong.argmax(axis=1),
+            "right": right.argmax(axis=1),
+            "wrong_score": best,
+            "right_score": right.max(axis=1),
+            "rank_lost": (same & (scores < best[:, None])).sum(axis=1),
+        }
+        parts.append(pd.DataFrame(columns))
+    return pd.concat(parts, ignore_index=True)
+
+
 def nearest_wrong(images: Embeddings, n: int, query_class: int) -> pd.DataFrame:
     """The n queries of a class whose nearest picture of another class is nearest, each gallery picture used once.
 
     Columns: query, wrong, right (rows of ``images``), wrong_score, right_score (nearest picture of the same class),
     and rank_lost: how many pictures of the same class rank below that wrong one.
     """
-    scores = similarities(images, images)
-    np.fill_diagonal(scores, -np.inf)
-    same = images.labels[:, None] == images.labels[None]
-    wrong, right = np.where(same, -np.inf, scores), np.where(same, scores, -np.inf)
-    queries = np.flatnonzero(images.labels == query_class)
-    order = queries[np.argsort(-wrong[queries].max(axis=1), kind="stable")]
-    rows, used = [], set()
-    for query in order:
-        neighbour = int(wrong[query].argmax())
-        if neighbour in used:
-            continue
-        used.add(neighbour)
-        score = scores[query, neighbour]
-        below = int((same[query] & np.isfinite(scores[query]) & (scores[query] < score)).sum())
-        rows.append((int(query), neighbour, int(right[query].argmax()), score, right[query].max(), below))
-        if len(rows) == n:
-            break
-    return pd.DataFrame(rows, columns=["query", "wrong", "right", "wrong_score", "right_score", "rank_lost"])
+    table = _wrong_neighbours(images).rename_axis("query").reset_index()
+    asked = table[images.labels == query_class].sort_values("wrong_score", ascending=False, kind="stable")
+    return asked.drop_duplicates("wrong").head(n).reset_index(drop=True)
 
 
 def shared_factors(images: Embeddings, factors: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
@@ -134,11 +141,9 @@ def shared_factors(images: Embeddings, factors: pd.DataFrame, *, seed: int = 0) 
     ``factors``: one row for each row of ``images``; only categorical columns count, the label's own one is left out.
     Columns: factor, nearest wrong, random pair (shares between 0 and 1).
     """
-    scores = similarities(images, images)
-    wrong = images.labels[:, None] != images.labels[None]
-    nearest = np.where(wrong, scores, -np.inf).argmax(axis=1)
+    nearest = _wrong_neighbours(images)["wrong"].to_numpy()
     rng = np.random.default_rng(seed)
-    drawn = np.array([rng.choice(np.flatnonzero(row)) for row in wrong])
+    drawn = np.array([rng.choice(np.flatnonzero(images.labels != label)) for label in images.labels])
     columns = [c for c in factors.columns if not pd.api.types.is_numeric_dtype(factors[c]) and c != "kind"]
     agree = lambda values, other: float((values == values[other]).mean())  # noqa: E731
     rows = [(c, agree(factors[c].to_numpy(), nearest), agree(factors[c].to_numpy(), drawn)) for c in columns]

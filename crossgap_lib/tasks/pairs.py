@@ -1,9 +1,9 @@
 """Sets to compare: image-text pairs, caption sets, and samples of the similarities between two sets."""
 
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from crossgap_lib.datasets import Dataset, load_dataset
 from crossgap_lib.embeddings import Embeddings, encode_images, encode_texts
@@ -12,17 +12,37 @@ from crossgap_lib.errors import CrossgapError
 if TYPE_CHECKING:
     from crossgap_lib.encoders import DualEncoder
 
+_BLOCK = 1024  # queries at a time
+
+
+def similarity_blocks(queries: Embeddings, gallery: Embeddings) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(rows, cosine similarities of these queries to the gallery), a block of queries after the other.
+
+    Rounded from float64 to float32 as ``metrics`` does: same order, same ties.
+    """
+    columns = gallery.features.double().T  # (d, g)
+    for rows in np.split(np.arange(len(queries)), range(_BLOCK, len(queries), _BLOCK)):
+        yield rows, (queries.features[rows].double() @ columns).float().numpy()
+
 
 def similarities(queries: Embeddings, gallery: Embeddings) -> np.ndarray:
-    """Cosine similarities (q, g), rounded from float64 to float32 as ``metrics`` does: same order, same ties."""
-    columns = gallery.features.double().T  # (d, g)
-    blocks = [(rows.double() @ columns).float() for rows in queries.features.split(1024)]  # never (q, g) in float64
-    return torch.cat(blocks).numpy()
+    """Cosine similarities (q, g)."""
+    return np.concatenate([block for _, block in similarity_blocks(queries, gallery)])
 
 
-def _one_set(queries: Embeddings, gallery: Embeddings) -> bool:
-    """Whether both are the same rows: inverted features keep the ids of their pictures, but not the modality."""
-    return queries.modality == gallery.modality and np.array_equal(queries.ids, gallery.ids)
+def _wanted_similarities(
+    queries: Embeddings, gallery: Embeddings, want: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Cosine similarities of the pairs that ``want`` (rows -> (rows, g) bool) keeps: (pairs,), no (q, g) array."""
+    return np.concatenate([block[want(rows)] for rows, block in similarity_blocks(queries, gallery)])
+
+
+def _other(queries: Embeddings, gallery: Embeddings, rows: np.ndarray) -> np.ndarray:
+    """(rows, g) bool: pairs of two ids. Within one set each unordered pair counts once; inverted features keep the
+    ids of their pictures, but not the modality, so they and the pictures are two sets."""
+    if queries.modality == gallery.modality and np.array_equal(queries.ids, gallery.ids):
+        return rows[:, None] < np.arange(len(gallery))[None]
+    return queries.ids[rows, None] != gallery.ids[None]
 
 
 def all_similarities(queries: Embeddings, gallery: Embeddings) -> np.ndarray:
@@ -30,24 +50,22 @@ def all_similarities(queries: Embeddings, gallery: Embeddings) -> np.ndarray:
 
     Within one set each unordered pair counts once.
     """
-    if _one_set(queries, gallery):
-        return similarities(queries, gallery)[np.triu(np.ones((len(queries),) * 2, dtype=bool), k=1)]
-    return similarities(queries, gallery)[queries.ids[:, None] != gallery.ids[None]]
+    return _wanted_similarities(queries, gallery, lambda rows: _other(queries, gallery, rows))
 
 
 def unpaired_similarities(images: Embeddings, texts: Embeddings) -> np.ndarray:
     """Cosine similarities of image i and text j, i != j: (n^2 - n,)."""
-    return similarities(images, texts)[~np.eye(len(images), dtype=bool)]
+    return _wanted_similarities(images, texts, lambda rows: rows[:, None] != np.arange(len(texts))[None])
 
 
 def pair_similarities(queries: Embeddings, gallery: Embeddings, same_class: bool) -> np.ndarray:
     """Cosine similarities of all same-class (or all different-class) pairs, without self-pairs: (pairs,)."""
-    same = queries.labels[:, None] == gallery.labels[None]
-    if _one_set(queries, gallery):
-        wanted = np.triu(same == same_class, k=1)  # each unordered pair once
-    else:
-        wanted = (same == same_class) & (queries.ids[:, None] != gallery.ids[None])
-    return similarities(queries, gallery)[wanted]
+
+    def want(rows: np.ndarray) -> np.ndarray:
+        same = queries.labels[rows, None] == gallery.labels[None]
+        return (same == same_class) & _other(queries, gallery, rows)
+
+    return _wanted_similarities(queries, gallery, want)
 
 
 def class_prompts(model: "DualEncoder", images: Embeddings) -> Embeddings:
