@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.prefix_attention import prefix_attention
 
 Encode = Callable[[Tensor], Tensor]  # (b, n_pseudo, width) -> (b, d)
 KeyValue = tuple[Tensor, Tensor]  # each (b, heads, L, head_width)
@@ -30,35 +31,45 @@ class Block:
             raise CrossgapError(f"Inversion can't enter blocks of type {type(module).__name__}: not a plain ViT.")
         self.module, self.attn = module, module.attn
 
-    def project(self, normed: Tensor, parts: slice) -> tuple[Tensor, ...]:
-        """Queries, keys, values (``parts`` of [q, k, v]) of (b, L, width): each (b, heads, L, head_width)."""
+    def project(self, normed: Tensor, parts: slice) -> Tensor:
+        """Queries, keys, values (``parts`` of [q, k, v]) of (b, L, width): (b, L, parts, heads, head_width)."""
         width, heads = self.attn.embed_dim, self.attn.num_heads
         rows = slice(parts.start * width, parts.stop * width)
         bias = None if self.attn.in_proj_bias is None else self.attn.in_proj_bias[rows]
         out = F.linear(normed, self.attn.in_proj_weight[rows], bias)
-        out = out.unflatten(-1, (parts.stop - parts.start, heads, width // heads))  # (b, L, parts, heads, dh)
-        return out.permute(2, 0, 3, 1, 4).unbind(0)
+        return out.unflatten(-1, (parts.stop - parts.start, heads, width // heads))
 
     def __call__(
         self, x: Tensor, *, past: KeyValue | None = None, mask: Tensor | None = None, only: int | None = None
-    ) -> tuple[Tensor, KeyValue]:
-        """(b, L, width) -> the block's output and its keys and values.
+    ) -> tuple[Tensor, KeyValue | None]:
+        """(b, L, width) -> the block's output and, for a prefix, its keys and values.
 
-        ``past`` goes before this block's own keys and values; with ``only``, the one position whose output is
-        wanted is computed: (b, 1, width).
+        ``past`` is a constant prefix's keys and values, which go before this block's own: attention is causal then.
+        With ``only``, the one position whose output is wanted is computed: (b, 1, width).
         """
-        normed = self.module.ln_1(x)
-        if only is None:
-            q, k, v = self.project(normed, slice(0, 3))
+        normed, own = self.module.ln_1(x), None
+        if past is not None and only is None and _prefers_loops(x):
+            qkv = self.project(normed, slice(0, 3))
+            attended = prefix_attention(qkv, *(part[0] for part in past))  # (b, L, heads, dh)
         else:
-            k, v = self.project(normed, slice(1, 3))
-            x = x[:, only : only + 1] if only != -1 else x[:, -1:]
-            (q,) = self.project(normed[:, only : only + 1] if only != -1 else normed[:, -1:], slice(0, 1))
-        if past is not None:
-            k, v = (torch.cat([p.expand(len(x), -1, -1, -1), own], dim=2) for p, own in zip(past, (k, v), strict=True))
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (b, heads, L or 1, dh)
-        x = x + self.module.ls_1(self.attn.out_proj(attended.transpose(1, 2).flatten(2)))
-        return x + self.module.ls_2(self.module.mlp(self.module.ln_2(x))), (k, v)
+            if only is None:
+                q, *own = (part.transpose(1, 2) for part in self.project(normed, slice(0, 3)).unbind(2))
+            else:
+                own = [part.transpose(1, 2) for part in self.project(normed, slice(1, 3)).unbind(2)]
+                rows = slice(only, None if only == -1 else only + 1)
+                x, normed = x[:, rows], normed[:, rows]
+                q = self.project(normed, slice(0, 1))[:, :, 0].transpose(1, 2)  # (b, heads, 1, dh)
+            k, v = own
+            if past is not None:
+                k, v = (torch.cat([p.expand(len(x), -1, -1, -1), o], dim=2) for p, o in zip(past, own, strict=True))
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+        x = x + self.module.ls_1(self.attn.out_proj(attended.flatten(2)))
+        return x + self.module.ls_2(self.module.mlp(self.module.ln_2(x))), own and tuple(own)
+
+
+def _prefers_loops(x: Tensor) -> bool:
+    """On a CPU in fp32 the general attention kernel costs more than its arithmetic; on a GPU it is the best choice."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
 def _run(blocks: list[Block], x: Tensor, pooled: int | None, pasts: list | None = None, mask=None) -> Tensor:

@@ -3,11 +3,10 @@
 import numpy as np
 import open_clip
 import pytest
-import textbook
 import torch
 from torch.nn import functional as F
 
-from crossgap_lib import inversion
+from crossgap_lib import inversion, textbook
 from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion import initial_noise, oti, ovi, template_ids
@@ -48,6 +47,12 @@ CLIP_TEMPLATE = (
 )
 
 
+@pytest.fixture
+def unpadded(monkeypatch):
+    """Batches of 2 or 3 stay that small: on real architectures padding to 8 rows costs minutes."""
+    monkeypatch.setattr(inversion, "_MIN_ROWS", 1)
+
+
 @pytest.fixture(scope="module")
 def clip_b32():
     return load_model("ViT-B-32,random")
@@ -83,24 +88,24 @@ def test_mean_loss_agrees_to_the_end(cats_and_dogs):
     assert abs(ours.losses[-1].mean() - losses[-1].mean()) < 1e-2
 
 
-def test_oti_on_clip_b32(clip_b32):
+def test_oti_on_clip_b32(clip_b32, unpadded):
     images = random_features(3, 512)
     ours = oti(clip_b32, images, n_tokens=2, steps=20, template="a photo of", cache=False)
     assert_same_path(ours, textbook_oti(clip_b32, images, CLIP_TEMPLATE, 2, 20))
 
 
-def test_ovi_on_clip_b32(clip_b32):
+def test_ovi_on_clip_b32(clip_b32, unpadded):
     texts = random_features(2, 512, "text")
     assert_same_path(ovi(clip_b32, texts, n_patches=4, steps=6, cache=False), textbook_ovi(clip_b32, texts, 4, 6))
 
 
-def test_oti_on_siglip(siglip_b16):
+def test_oti_on_siglip(siglip_b16, unpadded):
     images = random_features(2, 768)
-    ours = oti(siglip_b16, images, n_tokens=2, steps=5, template=SIGLIP_TEMPLATE, cache=False)
-    assert_same_path(ours, textbook_oti(siglip_b16, images, SIGLIP_TEMPLATE, 2, 5))
+    ours = oti(siglip_b16, images, n_tokens=2, steps=4, template=SIGLIP_TEMPLATE, cache=False)
+    assert_same_path(ours, textbook_oti(siglip_b16, images, SIGLIP_TEMPLATE, 2, 4))
 
 
-def test_ovi_on_siglip(siglip_b16):
+def test_ovi_on_siglip(siglip_b16, unpadded):
     texts = random_features(2, 768, "text")
     ours = ovi(siglip_b16, texts, n_patches=4, steps=3, cache=False)
     assert_same_path(ours, textbook_ovi(siglip_b16, texts, 4, 3))
