@@ -4,19 +4,23 @@ VENV := .venv
 RUN := $(VENV)/bin
 export CROSSGAP_HEADLESS ?= 1
 
-.PHONY: figures test lint unit notebooks browser lab format clean
+.PHONY: figures test lint unit slow notebooks browser lab format clean
 
 figures: $(VENV)/.installed
 	$(RUN)/crossgap figures
 
-test: lint unit notebooks browser
+test: lint unit slow notebooks browser
 
 lint: $(VENV)/.installed
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 
 unit: $(VENV)/.installed
-	$(RUN)/python -m pytest -q --ignore=tests/test_browser.py
+	$(RUN)/python -m pytest -q -m "not slow" --ignore=tests/test_browser.py
+
+# Real architectures with random weights, processes that are killed, a Ray cluster.
+slow: $(VENV)/.installed
+	$(RUN)/python -m pytest -q -rs -m slow --ignore=tests/test_browser.py
 
 # nbval runs every cell of every notebook; the figures of that run go to a scratch folder.
 notebooks: $(VENV)/.installed

@@ -17,6 +17,7 @@ _HOME = {
     "load_dataset": "datasets",
     "load_model": "models",
     "load_pair": "embeddings",
+    "load_shards": "shard_files",
     "oti": "inversion",
     "ovi": "inversion",
     "skip_report": "embeddings",

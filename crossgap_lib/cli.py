@@ -37,8 +37,8 @@ class _Polite(click.Group):
             return super().invoke(ctx)
         except CrossgapError as error:
             raise click.ClickException(" ".join(str(error).split())) from error
-        except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
+        except KeyboardInterrupt as stop:
+            click.echo(str(stop) or "Interrupted.", err=True)
             ctx.exit(130)
 
 
@@ -137,24 +137,14 @@ def _embed(model: str, data: str | None, texts: str | None, device: str | None) 
     from crossgap_lib.datasets import load_dataset
     from crossgap_lib.embeddings import encode_images, encode_texts, skip_report
     from crossgap_lib.models import load_model
+    from crossgap_lib.sources import text_lines
 
     if texts is not None:
-        lines = _lines(Path(texts))
-        return encode_texts(load_model(model, device=device), lines)
+        return encode_texts(load_model(model, device=device), text_lines(Path(texts)))
     pictures = load_dataset(data)
     made = encode_images(load_model(model, device=device), pictures)
     click.echo(skip_report(made))
     return made
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise CrossgapError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
-    if not any(lines):
-        raise CrossgapError(f"{file} holds no text.")
-    return [line for line in lines if line]
 
 
 @cli.command()
@@ -184,6 +174,86 @@ def fetch(spec: str) -> None:
     from crossgap_lib.models import fetch_model
 
     click.echo(fetch_model(spec))
+
+
+# ---------------------------------------------------------------- invert, bench
+
+
+@cli.command()
+@click.option("--model", required=True, metavar="SPEC", help=MODEL_HELP)
+@click.option("--data", required=True, metavar="SPEC", help=f"{DATA_HELP} Or a file of embeddings, or texts (.txt).")
+@click.option("--method", required=True, type=click.Choice(["oti", "ovi"]))
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR")
+@click.option("--n", default=1, show_default=True, metavar="K", help="Pseudo-tokens (OTI) or pseudo-patches (OVI).")
+@click.option("--steps", type=int, metavar="STEPS", help="Gradient steps; 150 for OTI and 1000 for OVI, as published.")
+@click.option("--template", default="a photo of", show_default=True, help="The prompt before OTI's pseudo-tokens.")
+@click.option("--snapshot", "snapshots", type=int, multiple=True, metavar="STEP", help="Keep these features, too.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--accelerated", is_flag=True, help="Fewer steps on a schedule, not the published method.", hidden=True)
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
+@click.option("--shard-size", type=click.IntRange(1), metavar="ROWS", help="Rows a file; 4096 for a new folder.")
+@click.option("--batch", type=click.IntRange(1), metavar="N", help="Samples at a time; 256 for a new folder.")
+@click.option("--memory", metavar="BYTES", help="What a batch may take, such as 800M or 2G; chooses --batch.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Actors of --engine ray.")
+@click.option("--address", metavar="HOST:PORT", help="The Ray cluster; a local one is started without it.")
+@DEVICE
+def invert(out: Path, steps: int | None, snapshots: tuple[int, ...], **how: Any) -> None:
+    """Invert a whole data set into a folder of shards; run it again to go on where it stopped."""
+    import torch
+
+    from crossgap_lib.memory import parse_bytes
+    from crossgap_lib.shards import STEPS, Plan, here, invert_to
+
+    how.pop("accelerated")
+    engine, workers, address = how.pop("engine"), how.pop("workers"), how.pop("address")
+    cut = {name: how.pop(name) for name in ("shard_size", "batch")}
+    memory = how.pop("memory")
+    if memory and cut["batch"]:
+        raise click.UsageError("Give either --batch or --memory.")
+    threads = torch.get_num_threads() if engine == "local" else max(1, torch.get_num_threads() // workers)
+    plan = Plan(**how, steps=steps or STEPS[how["method"]], snapshots=tuple(sorted(snapshots)), threads=threads)
+    if engine == "ray":
+        from crossgap_lib.cluster import on_ray
+
+        run = on_ray(workers, address)
+    else:
+        run = here
+    click.echo(str(invert_to(out, plan, **cut, budget=parse_bytes(memory) if memory else None, engine=run)))
+
+
+@cli.command()
+@click.argument("method", type=click.Choice(["oti", "ovi"]))
+@click.option("--arch", default="ViT-B-32", show_default=True, metavar="NAME", help="An open_clip name, or a mini.")
+@click.option("--batch", default="32,128,512", show_default=True, metavar="N,N,...", help="Samples at a time.")
+@click.option("--n", default=1, show_default=True, metavar="K", help="Pseudo-tokens (OTI) or pseudo-patches (OVI).")
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
+@click.option("--seconds", default=4.0, show_default=True, help="Timed at least so long, each loop and batch.")
+@click.option("--sweep/--no-sweep", default=True, help="Also over context lengths (OTI) or picture sizes (OVI).")
+@click.option("--json", "json_out", metavar="FILE|-", help="Everything measured, as JSON.")
+@click.option("--figure", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="PNG (and SVG).")
+@DEVICE
+def bench(method: str, batch: str, json_out: str | None, figure: Path | None, seconds: float, **how: Any) -> None:
+    """Time the inversion engine beside the textbook loop, in one run on this machine."""
+    import json
+
+    from crossgap_lib import bench, plots
+
+    result = bench.bench(method, how.pop("arch"), _batches(batch), at_least=seconds, **how)
+    click.echo(bench.summary(result), err=json_out == "-")
+    if json_out == "-":
+        click.echo(json.dumps(result, indent=2))
+    elif json_out:
+        bench.write_json(result, Path(json_out))
+    if figure:
+        plots.save_figure(plots.bench_curves(result), figure.parent, figure.stem)
+
+
+def _batches(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise CrossgapError(f"--batch takes sizes such as 32,128,512, not {text!r}.")
+    return sorted({int(part) for part in parts})
 
 
 # ---------------------------------------------------------------- doctor

@@ -122,7 +122,7 @@ class Embeddings:
     def __repr__(self) -> str:
         n, d = self.features.shape
         classes = f", {len(self.class_names)} classes" if self.class_names else ""
-        return f"Embeddings({n} x {d}, {self.modality}{classes}, model={self.meta.get('model', 'unknown')})"
+        return f"{type(self).__name__}({n} x {d}, {self.modality}{classes}, model={self.meta.get('model', 'unknown')})"
 
     def save(self, path: str | Path) -> Path:
         """Writes ``.npz``, ``.parquet`` or ``.safetensors``, whole or not at all."""
@@ -282,6 +282,14 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 # ---------------------------------------------------------------- encoding
 
 
+class NothingReadable(CrossgapError):
+    """Not one picture of a data set could be decoded; ``skipped`` says why, path first."""
+
+    def __init__(self, name: str, skipped: list[str]):
+        super().__init__(f"None of the {len(skipped)} pictures of {name} can be decoded: {skipped[0]}")
+        self.skipped = skipped
+
+
 def _key(*facts: object) -> str:
     return blake2b(repr((_ENCODE_VERSION, *facts)).encode(), digest_size=16).hexdigest()
 
@@ -328,7 +336,7 @@ def encode_images(model: "DualEncoder", dataset: "Dataset", *, batch_size: int =
     Pictures that can't be decoded are skipped; ``meta["skipped"]`` lists why, path first, and ``skip_report`` says it.
 
     Raises:
-        CrossgapError: the data set is empty or none of its pictures can be decoded.
+        CrossgapError: the data set is empty; NothingReadable: none of its pictures can be decoded.
     """
     if len(dataset) == 0:
         raise CrossgapError(f"{dataset.name} holds no pictures.")
@@ -354,7 +362,7 @@ def _encode_images(model: "DualEncoder", dataset: "Dataset", batch_size: int) ->
             features.append(model.encode_pixels(torch.stack([p for _, p in readable])).float().cpu())
         progress.update(len(batch))
     if not features:
-        raise CrossgapError(f"None of the {len(dataset)} pictures of {dataset.name} can be decoded: {skipped[0]}")
+        raise NothingReadable(dataset.name, skipped)
     index, captions = np.array(kept), _first_captions(dataset)
     return Embeddings(
         torch.cat(features),

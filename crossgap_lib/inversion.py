@@ -40,7 +40,7 @@ _MIN_ROWS = 8  # smaller batches take other CPU kernels and differ in the last b
 _VERSION = 2  # part of every cache key: raise it whenever a result would change
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Inversion(Embeddings):
     """Inverted features with the path that led to them.
 
@@ -57,6 +57,9 @@ class Inversion(Embeddings):
     @property
     def steps(self) -> int:
         return len(self.losses)
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, {self.tokens.shape[1]} pseudo-vectors, {self.steps} steps)"
 
     def at(self, step: int) -> Embeddings:
         """The features after ``step`` updates.
@@ -106,12 +109,8 @@ def oti(
     Raises:
         CrossgapError: features of another width, a text encoder that can't be entered, a prompt that doesn't fit.
     """
-    tower = TextTower(model.net)
-    ids = template_ids(model, template) if isinstance(template, str) else template
     facts = ("oti", n_tokens, template if isinstance(template, str) else [part.tolist() for part in template])
-    job = _Job(
-        tower.encoder(ids, n_tokens), model.autocast, (n_tokens, tower.width), steps, frozenset(snapshots), seed, paper
-    )
+    job = oti_job(model, n_tokens, steps, template=template, snapshots=snapshots, seed=seed, paper=paper)
     return _invert(model, images, job, batch_size, "oti", facts if cache else None)
 
 
@@ -135,10 +134,7 @@ def ovi(
     Raises:
         CrossgapError: features of another width, an image encoder that is no ViT, too many pseudo-patches.
     """
-    tower = ImageTower(model.net)
-    job = _Job(
-        tower.encoder(n_patches), model.autocast, (n_patches, tower.width), steps, frozenset(snapshots), seed, paper
-    )
+    job = ovi_job(model, n_patches, steps, snapshots=snapshots, seed=seed, paper=paper)
     return _invert(model, texts, job, batch_size, "ovi", ("ovi", n_patches) if cache else None)
 
 
@@ -156,22 +152,38 @@ def template_ids(model: "DualEncoder", template: str) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """What to optimise: pseudo-vectors of ``shape`` (k, width) through ``encode``."""
 
     encode: Encode
     autocast: Callable[[], AbstractContextManager]  # the model's precision
     shape: tuple[int, int]
     steps: int
-    snapshots: frozenset[int]
-    seed: int
-    paper: bool
+    snapshots: Iterable[int] = ()
+    seed: int = 0
+    paper: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "snapshots", frozenset(self.snapshots))
         if self.steps < 1 or self.shape[0] < 1:
             raise CrossgapError("Inversion needs at least one step and one pseudo-token or pseudo-patch.")
         if any(not 0 <= s <= self.steps for s in self.snapshots):
             raise CrossgapError(f"Snapshots lie between 0 and {self.steps} steps, not at {sorted(self.snapshots)}.")
+
+
+def oti_job(
+    model: "DualEncoder", n_tokens: int, steps: int, *, template: str | tuple[Tensor, Tensor] = TEMPLATE, **how: Any
+) -> Job:
+    """What ``oti`` optimises; ``how``: snapshots, seed, paper."""
+    tower = TextTower(model.net)
+    ids = template_ids(model, template) if isinstance(template, str) else template
+    return Job(tower.encoder(ids, n_tokens), model.autocast, (n_tokens, tower.width), steps, **how)
+
+
+def ovi_job(model: "DualEncoder", n_patches: int, steps: int, **how: Any) -> Job:
+    """What ``ovi`` optimises; ``how``: snapshots, seed, paper."""
+    tower = ImageTower(model.net)
+    return Job(tower.encoder(n_patches), model.autocast, (n_patches, tower.width), steps, **how)
 
 
 def initial_noise(ids: Iterable[str], shape: tuple[int, int], seed: int) -> Tensor:
@@ -184,7 +196,7 @@ def initial_noise(ids: Iterable[str], shape: tuple[int, int], seed: int) -> Tens
     return torch.stack(rows)
 
 
-def _optimise(job: _Job, targets: Tensor, noise: Tensor, samples: int) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+def optimise(job: Job, targets: Tensor, noise: Tensor, samples: int) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
     """One batch: targets (b, d) unit norm, noise (b, k, width) -> tokens, losses (steps, b), snapshots.
 
     No step waits for the device: losses and snapshots stay there until the end.
@@ -208,19 +220,19 @@ def _optimise(job: _Job, targets: Tensor, noise: Tensor, samples: int) -> tuple[
     return tokens.detach(), losses, kept
 
 
-def _invert_batch(job: _Job, batch: Embeddings, device: str | torch.device) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+def invert_batch(job: Job, batch: Embeddings, device: str | torch.device) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
     """Pads small batches by repeating the last row, optimises, and cuts the padding off."""
     n, padding = len(batch), [-1] * max(0, _MIN_ROWS - len(batch))
     rows = [*range(n), *padding]
     noise = initial_noise(batch.ids, job.shape, job.seed)
-    tokens, losses, kept = _optimise(job, batch.features[rows].to(device), noise[rows].to(device), n)
+    tokens, losses, kept = optimise(job, batch.features[rows].to(device), noise[rows].to(device), n)
     return tokens[:n].cpu(), losses[:, :n].cpu(), {step: f[:n].cpu() for step, f in kept.items()}
 
 
 def _invert(
-    model: "DualEncoder", source: Embeddings, job: _Job, batch_size: int, modality: str, cache_facts: tuple | None
+    model: "DualEncoder", source: Embeddings, job: Job, batch_size: int, modality: str, cache_facts: tuple | None
 ) -> Inversion:
-    _check_width(model, source)
+    check_width(model, source)
     key = None
     if cache_facts is not None:
         features = blake2b(source.features.numpy().tobytes(), digest_size=16).hexdigest()
@@ -234,7 +246,7 @@ def _invert(
     progress = bar(total=len(source), desc=f"{modality.upper()}, {job.steps} steps", unit="sample")
     for start in range(0, len(source), batch_size):
         batch = source[start : start + batch_size]
-        parts.append(_invert_batch(job, batch, model.device))
+        parts.append(invert_batch(job, batch, model.device))
         progress.update(len(batch))
     tokens, losses = (
         torch.cat(piece, dim=dim) for piece, dim in zip(list(zip(*parts, strict=True))[:2], (0, 1), strict=True)
@@ -245,7 +257,7 @@ def _invert(
     return _result(source, modality, tokens, losses, shots)
 
 
-def _check_width(model: "DualEncoder", source: Embeddings) -> None:
+def check_width(model: "DualEncoder", source: Embeddings) -> None:
     if source.features.shape[1] != model.embed_dim:
         raise CrossgapError(
             f"These features have {source.features.shape[1]} dimensions and {model.name} has {model.embed_dim}: "

@@ -39,6 +39,7 @@ def spoken(path) -> str:
     return "\n".join(o.get("text", "") or o.get("data", {}).get("text/markdown", "") for o in outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["PetImages", "train"])
 def test_dogs_vs_cats_on_photographs(tmp_path, layout):
     photographs(tmp_path / "photos", layout)
@@ -50,6 +51,7 @@ def test_dogs_vs_cats_on_photographs(tmp_path, layout):
     assert {"stages.png", "similarities.png", "neighbours_cat.png"} <= {p.name for p in made.iterdir()}
 
 
+@pytest.mark.slow
 def test_modality_gap_of_real_clip_vectors(tmp_path, real_folder):
     file = real_folder / "clip_vitb16_coco500.npz"
     run_figures("--only", "03", "--embeddings", str(file), "--out", str(tmp_path))

@@ -118,6 +118,7 @@ def test_refusals():
         pretrain.pretrain("mini-clip", overrides={"epoch": 3})
 
 
+@pytest.mark.slow
 def test_shipped_mini_meets_its_criterion():
     """The criterion by which the world's difficulty was fixed, on the weights as shipped; the card tells the truth."""
     folder = MINIS / "mini-clip"

@@ -1,0 +1,92 @@
+"""What a computation takes at its height, measured, and how many samples fit into a budget."""
+
+import gc
+import platform
+from collections.abc import Callable
+from ctypes import CDLL
+from pathlib import Path
+
+import torch
+
+from crossgap_lib.errors import CrossgapError
+
+
+class PeakMemory:
+    """Bytes that a block of code took at its height: allocated on a GPU, resident on Linux, None elsewhere."""
+
+    def __init__(self, device: torch.device):
+        self.cuda, self.bytes = device.type == "cuda", None
+
+    def __enter__(self) -> "PeakMemory":
+        gc.collect()
+        if self.cuda:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            self.before = torch.cuda.memory_allocated()
+        elif platform.system() == "Linux":
+            CDLL(None).malloc_trim(0)  # give back what earlier code freed, or it would hide what this code takes
+            Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here
+            self.before = _status_bytes("VmRSS")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.cuda:
+            self.bytes = torch.cuda.max_memory_allocated() - self.before
+        elif platform.system() == "Linux":
+            self.bytes = max(0, _status_bytes("VmHWM") - self.before)
+
+
+def _status_bytes(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def parse_bytes(text: str) -> int:
+    """\"800M", "2G", "1.5 GiB" or a plain number of bytes; K, M and G are powers of 1024.
+
+    Raises:
+        CrossgapError: anything else.
+    """
+    number = text.strip().lower().removesuffix("b").removesuffix("i")
+    powers = {"k": 1, "m": 2, "g": 3, "t": 4}
+    unit = number[-1:] if number[-1:] in powers else ""
+    try:
+        value = float(number.removesuffix(unit)) * 1024 ** powers.get(unit, 0)
+    except ValueError:
+        value = 0.0
+    if not 1 <= value < 2**60:
+        raise CrossgapError(f"{text!r} is no amount of memory; say 800M or 2G.")
+    return int(value)
+
+
+def fitting_batch(run: Callable[[int], object], budget: int, device: torch.device, most: int = 4096) -> int:
+    """The largest power of two of samples whose ``run`` stays within ``budget`` bytes, at least 8.
+
+    Measured, not guessed: two small runs give what a sample takes and what does not grow with samples, and the chosen
+    size is tried before it is believed.
+
+    Raises:
+        CrossgapError: not even 8 samples fit.
+    """
+    run(8)  # libraries load and allocators warm up
+    small, large = (_peak(run, n, device) for n in (16, 64))
+    each = max((large - small) / 48, 1.0)
+    fixed = max(small - 16 * each, 0.0)
+    batch = most
+    while batch > 8 and fixed + batch * each > budget:
+        batch //= 2
+    while batch > 8 and _peak(run, batch, device) > budget:
+        batch //= 2
+    if batch == 8 and (needed := _peak(run, 8, device)) > budget:
+        raise CrossgapError(
+            f"8 samples take {needed / 2**20:.0f} MiB here, more than the budget of {budget / 2**20:.0f} MiB."
+        )
+    return batch
+
+
+def _peak(run: Callable[[int], object], n: int, device: torch.device) -> int:
+    with PeakMemory(device) as peak:
+        run(n)
+    if peak.bytes is None:
+        raise CrossgapError("Memory can be measured on Linux and on GPUs; give --batch instead of --memory here.")
+    return peak.bytes

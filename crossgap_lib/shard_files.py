@@ -1,0 +1,175 @@
+"""The files of a long inversion: a manifest, shards that are there whole or not at all, and reading them again."""
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from crossgap_lib.errors import CrossgapError
+from crossgap_lib.inversion import Inversion
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with a sentence on what is kept."""
+
+
+# ---------------------------------------------------------------- the manifest
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """What the folder holds, or None.
+
+    Raises:
+        CrossgapError: a manifest that is damaged or of another format.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        return None
+    try:
+        manifest = json.loads(path.read_text())
+        known = manifest["format"] == FORMAT and manifest["composition"]["shard_size"] > 0
+    except (ValueError, KeyError, TypeError) as error:
+        raise CrossgapError(f"{path} is damaged; move it and the shards beside it away.") from error
+    if not known:
+        raise CrossgapError(f"{path} was written by another version of crossgap; choose another --out.")
+    return manifest
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], sections: tuple[str, ...]) -> list[str]:
+    """ "steps was 150 and is 200", for each fact that differs; where a model or data set came from does not count."""
+    found = []
+    for section in sections:
+        for name, value in json.loads(json.dumps(new[section])).items():
+            before = old[section].get(name)
+            if name != "spec" and before != value:
+                found.append(f"{section} {name} was {before} and is {value}")
+    return found
+
+
+# ---------------------------------------------------------------- files
+
+
+def shard_path(folder: Path, k: int) -> Path:
+    return folder / f"shard-{k:06d}.safetensors"
+
+
+def pack(tensors: dict[str, Tensor], facts: dict[str, Any]) -> bytes:
+    """One string of metadata: several would come in an order that changes from run to run."""
+    return save(
+        {k: t.contiguous() for k, t in tensors.items()} or {"empty": torch.zeros(1)}, {"crossgap": json.dumps(facts)}
+    )
+
+
+def is_whole(path: Path) -> bool:
+    try:
+        with safe_open(path, "pt") as archive:
+            return "crossgap" in (archive.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
+def write(path: Path, content: bytes) -> None:
+    """Whole or not at all, even if the machine stops: a temporary file, flushed to the disk, then renamed."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The folder is ours for as long as this process lives.
+
+    Raises:
+        CrossgapError: it is another's.
+    """
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise CrossgapError(f"Another process is writing into {folder} just now.") from error
+
+
+@contextmanager
+def clear_errors(folder: Path) -> Iterator[None]:
+    """What can go wrong with a folder, in a sentence that says what is kept."""
+    again = "The shards that are finished are kept, and the same command goes on from there."
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise CrossgapError(f"No space is left for {folder}. {again}") from error
+        raise CrossgapError(f"Can't write into {folder}: {error.strerror or error}. {again}") from error
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"Interrupted. {again}") from error
+
+
+# ---------------------------------------------------------------- reading
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    with safe_open(path, "pt") as archive:
+        return json.loads(archive.metadata()["crossgap"])
+
+
+def load_shards(folder: str | Path) -> Inversion:
+    """All rows of a finished run as one ``Inversion``.
+
+    Raises:
+        CrossgapError: no run is there, it is not finished, or not one row could be read.
+    """
+    folder = Path(folder)
+    if (manifest := read_manifest(folder)) is None:
+        raise CrossgapError(f"{folder} holds no inversion: there is no {MANIFEST}.")
+    shards = -(-manifest["data"]["rows"] // manifest["composition"]["shard_size"])
+    missing = [k for k in range(shards) if not is_whole(shard_path(folder, k))]
+    if missing:
+        raise CrossgapError(
+            f"{folder} is not finished: {len(missing)} of {shards} shards are missing. "
+            "The command that began it goes on from there."
+        )
+    parts = [part for k in range(shards) if (part := _read_shard(shard_path(folder, k)))]
+    if not parts:
+        raise CrossgapError(f"Not one row of {folder} could be read.")
+    facts, tensors = zip(*parts, strict=True)
+    column = lambda name, dim=0: torch.cat([t[name] for t in tensors], dim=dim)  # noqa: E731
+    steps, method = manifest["inversion"]["steps"], manifest["inversion"]["method"]
+    snapshots = {int(name.split()[1]): column(name) for name in tensors[0] if name.startswith("step ")}
+    return Inversion(
+        snapshots[steps],
+        ids=np.array([i for f in facts for i in f["ids"]]),
+        labels=column("labels").numpy() if "labels" in tensors[0] else None,
+        class_names=tuple(facts[0]["class_names"]),
+        modality=method,
+        meta={"model": manifest["model"]["spec"], "dataset": manifest["data"]["spec"]},
+        tokens=column("tokens"),
+        losses=column("losses", dim=1),
+        snapshots=dict(sorted(snapshots.items())),
+    )
+
+
+def _read_shard(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    facts = facts_of(path)
+    if not facts["ids"]:
+        return None
+    with safe_open(path, "pt") as archive:
+        return facts, {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118

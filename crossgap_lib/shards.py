@@ -1,0 +1,251 @@
+"""Long inversions: a folder of shards, written whole or not at all, with a manifest that says what they are.
+
+Rows are cut into shards and shards into batches once, and the manifest keeps that cut, the number of threads and all
+that the result depends on. A run that was stopped, by whatever, goes on with the shards that are missing and ends with
+the same bytes as one that was not: samples do not depend on each other, and each shard is computed the same way
+wherever and whenever that happens.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from crossgap_lib import memory
+from crossgap_lib.errors import CrossgapError
+from crossgap_lib.inversion import TEMPLATE, Job, check_width, invert_batch, optimise, oti_job, ovi_job
+from crossgap_lib.models import load_model
+from crossgap_lib.progress import bar
+from crossgap_lib.shard_files import (
+    FORMAT,
+    MANIFEST,
+    clear_errors,
+    differences,
+    facts_of,
+    is_whole,
+    locked,
+    pack,
+    read_manifest,
+    shard_path,
+    write,
+)
+from crossgap_lib.sources import open_source
+
+STEPS = {"oti": 150, "ovi": 1000}  # the paper's
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run inverts and how; plain values, so that a worker elsewhere can do the same."""
+
+    model: str
+    data: str
+    method: str  # "oti" or "ovi"
+    n: int = 1  # pseudo-tokens or pseudo-patches
+    steps: int = 150
+    template: str = TEMPLATE
+    snapshots: tuple[int, ...] = ()
+    seed: int = 0
+    paper: bool = False
+    precision: str = "fp32"
+    device: str | None = None
+    shard_size: int = 4096  # rows
+    batch: int = 256  # samples at a time
+    threads: int = 1
+
+
+class Worker:
+    """Computes any shard of a plan; built once a process."""
+
+    def __init__(self, plan: Plan):
+        if plan.method not in STEPS:
+            raise CrossgapError(f"There is no method {plan.method!r}; there are oti and ovi.")
+        torch.set_num_threads(plan.threads)
+        self.plan = plan
+        self.model = load_model(plan.model, device=plan.device, precision=plan.precision)
+        self.source = open_source(self.model, plan.data, plan.method)
+
+    def job(self, steps: int | None = None) -> Job:
+        plan = self.plan
+        how = {"seed": plan.seed, "paper": plan.paper, "snapshots": plan.snapshots if steps is None else ()}
+        if plan.method == "oti":
+            return oti_job(self.model, plan.n, steps or plan.steps, template=plan.template, **how)
+        return ovi_job(self.model, plan.n, steps or plan.steps, **how)
+
+    @property
+    def shards(self) -> int:
+        return -(-len(self.source) // self.plan.shard_size)
+
+    def shard(self, k: int) -> bytes:
+        """The file of shard k: features, tokens, losses and snapshots of its rows, with ids and labels."""
+        start, job = k * self.plan.shard_size, self.job()
+        block = self.source.read(slice(start, min(start + self.plan.shard_size, len(self.source))))
+        if block.features is None:
+            return pack({}, {"ids": [], "skipped": block.skipped})
+        rows = block.features
+        check_width(self.model, rows)
+        parts = [
+            invert_batch(job, rows[s : s + self.plan.batch], self.model.device)
+            for s in range(0, len(rows), self.plan.batch)
+        ]
+        tensors = {"tokens": torch.cat([p[0] for p in parts]), "losses": torch.cat([p[1] for p in parts], dim=1)}
+        tensors |= {f"step {s}": torch.cat([p[2][s] for p in parts]) for s in sorted(parts[0][2])}
+        if rows.labels is not None:
+            tensors["labels"] = torch.from_numpy(rows.labels)
+        return pack(tensors, {"ids": rows.ids.tolist(), "class_names": rows.class_names, "skipped": block.skipped})
+
+    def fitting_batch(self, budget: int) -> int:
+        """Samples at a time that stay within ``budget`` bytes, by trying (see ``memory.fitting_batch``)."""
+        width, device = self.model.embed_dim, torch.device(self.model.device)
+        job = self.job(steps=2)
+
+        def run(n: int) -> None:
+            targets = F.normalize(torch.ones(n, width, device=device), dim=-1)
+            optimise(job, targets, 0.02 * torch.ones(n, *job.shape, device=device), n)
+
+        return memory.fitting_batch(run, budget, device, most=self.plan.shard_size)
+
+
+def _manifest(worker: Worker) -> dict[str, Any]:
+    plan = asdict(worker.plan)
+    take = lambda *names: {name: plan[name] for name in names}  # noqa: E731
+    return {
+        "format": FORMAT,
+        "crossgap": metadata.version("crossgap"),
+        "model": {"spec": plan["model"], "fingerprint": worker.model.fingerprint, **take("precision")},
+        "data": {"spec": plan["data"], "fingerprint": worker.source.fingerprint, "rows": len(worker.source)},
+        "inversion": take("method", "n", "steps", "template", "snapshots", "seed", "paper"),
+        "composition": take("shard_size", "batch", "threads"),
+        "machine": {
+            "torch": torch.__version__,
+            "device": torch.device(worker.model.device).type,
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+        },
+    }
+
+
+def _agreed(plan: Plan, folder: Path, asked: dict[str, int | None]) -> Plan:
+    """The plan with the folder's own composition, where there is one; what was asked otherwise is refused."""
+    if (old := read_manifest(folder)) is None:
+        return plan
+    kept = old["composition"]
+    for name, value in asked.items():
+        if value is not None and value != kept[name]:
+            raise CrossgapError(
+                f"{folder} was begun with {name.replace('_', ' ')} {kept[name]}, not {value}: shards are cut once. "
+                "Leave the option out to go on, or choose another --out."
+            )
+    return replace(plan, **kept)
+
+
+# ---------------------------------------------------------------- the run
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a run ended."""
+
+    folder: Path
+    shards: int
+    done_before: int
+    rows: int
+    skipped: list[str]
+    batch: int
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.folder}: {self.rows} rows in {self.shards} shards ({self.done_before} were there), "
+            f"{self.batch} samples at a time"
+        ]
+        if self.skipped:
+            shown = "; ".join(self.skipped[:3]) + ("; ..." if len(self.skipped) > 3 else "")
+            lines.append(f"{len(self.skipped)} pictures could not be decoded and were skipped: {shown}")
+        return "\n".join([*lines, *self.notes])
+
+
+Engine = Callable[[Worker, list[int]], Iterator[tuple[int, bytes]]]
+
+
+def here(worker: Worker, todo: list[int]) -> Iterator[tuple[int, bytes]]:
+    """Shards one after the other in this process."""
+    for k in todo:
+        yield k, worker.shard(k)
+
+
+def invert_to(
+    folder: str | Path,
+    plan: Plan,
+    *,
+    shard_size: int | None = None,
+    batch: int | None = None,
+    budget: int | None = None,
+    engine: Engine = here,
+) -> Report:
+    """Inverts everything that ``plan`` names into ``folder``, going on where an earlier run stopped.
+
+    Args:
+        shard_size, batch: rows a shard and samples at a time; by default the folder's own, else the plan's.
+        budget: bytes that a batch may take; chooses ``batch`` for a new folder.
+        engine: who computes the shards; they are written here.
+
+    Raises:
+        CrossgapError: the folder holds shards of another model, data set or inversion (the message says what
+            differs), is in use, can't be written or is full.
+        Interrupted: Ctrl-C.
+    """
+    folder = Path(folder)
+    asked = {"shard_size": shard_size, "batch": batch}
+    plan = replace(plan, **{name: value for name, value in asked.items() if value is not None})
+    with clear_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            return _run(folder, _agreed(plan, folder, asked), budget, engine)
+
+
+def _run(folder: Path, plan: Plan, budget: int | None, engine: Engine) -> Report:
+    worker, old = Worker(plan), read_manifest(folder)
+    if old is None:
+        if any(folder.glob("shard-*.safetensors")):
+            raise CrossgapError(f"{folder} holds shards without a manifest; choose another --out.")
+        if budget is not None:
+            worker.plan = plan = replace(plan, batch=worker.fitting_batch(budget))
+        worker.job()  # refuses here, not after the folder is marked
+        write(folder / MANIFEST, (json.dumps(_manifest(worker), indent=2) + "\n").encode())
+    notes = _check_same(folder, old, _manifest(worker))
+    done = {k for k in range(worker.shards) if is_whole(shard_path(folder, k))}
+    todo = [k for k in range(worker.shards) if k not in done]
+    progress = bar(
+        total=worker.shards, initial=len(done), desc=f"{plan.method.upper()}, {plan.steps} steps", unit="shard"
+    )
+    for k, content in engine(worker, todo) if todo else ():
+        write(shard_path(folder, k), content)
+        progress.update()
+    facts = [facts_of(shard_path(folder, k)) for k in range(worker.shards)]
+    return Report(
+        folder,
+        worker.shards,
+        len(done),
+        sum(len(f["ids"]) for f in facts),
+        [reason for f in facts for reason in f["skipped"]],
+        plan.batch,
+        notes,
+    )
+
+
+def _check_same(folder: Path, old: dict[str, Any] | None, new: dict[str, Any]) -> tuple[str, ...]:
+    if old is None:
+        return ()
+    if differs := differences(old, new, ("model", "data", "inversion")):
+        raise CrossgapError(f"{folder} holds shards of another run: {'; '.join(differs)}. Choose another --out.")
+    if differs := differences(old, new, ("machine",)):
+        return (
+            f"Begun on another machine ({'; '.join(differs)}): the new shards agree with the old ones in the first "
+            "steps and on average, but not bit for bit.",
+        )
+    return ()
