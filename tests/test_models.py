@@ -207,7 +207,6 @@ def _slow_if_large(spec):
     return pytest.param(spec, marks=pytest.mark.slow) if large else spec
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("spec", map(_slow_if_large, REAL))
 def test_real_architectures_tell_what_they_are_and_encode(spec, no_hub, picture):
     model = load_model(spec, device="cpu")
