@@ -12,6 +12,7 @@ _HOME = {
     "DualEncoder": "encoders",
     "Embeddings": "embeddings",
     "Inversion": "inversion",
+    "accelerate": "fewer_steps",
     "encode_images": "embeddings",
     "encode_texts": "embeddings",
     "load_dataset": "datasets",

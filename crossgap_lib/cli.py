@@ -185,11 +185,11 @@ def fetch(spec: str) -> None:
 @click.option("--method", required=True, type=click.Choice(["oti", "ovi"]))
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR")
 @click.option("--n", default=1, show_default=True, metavar="K", help="Pseudo-tokens (OTI) or pseudo-patches (OVI).")
-@click.option("--steps", type=int, metavar="STEPS", help="Gradient steps; 150 for OTI and 1000 for OVI, as published.")
+@click.option("--steps", type=int, metavar="STEPS", help="Gradient steps; as published, 150 for OTI and 1000 for OVI.")
 @click.option("--template", default="a photo of", show_default=True, help="The prompt before OTI's pseudo-tokens.")
 @click.option("--snapshot", "snapshots", type=int, multiple=True, metavar="STEP", help="Keep these features, too.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--accelerated", is_flag=True, help="Fewer steps on a schedule, not the published method.", hidden=True)
+@click.option("--accelerated", is_flag=True, help="Far fewer steps; not the published method.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
 @click.option("--shard-size", type=click.IntRange(1), metavar="ROWS", help="Rows a file; 4096 for a new folder.")
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Samples at a time; 256 for a new folder.")
@@ -202,17 +202,18 @@ def invert(out: Path, steps: int | None, snapshots: tuple[int, ...], **how: Any)
     """Invert a whole data set into a folder of shards; run it again to go on where it stopped."""
     import torch
 
+    from crossgap_lib import fewer_steps
     from crossgap_lib.memory import parse_bytes
     from crossgap_lib.shards import STEPS, Plan, here, invert_to
 
-    how.pop("accelerated")
     engine, workers, address = how.pop("engine"), how.pop("workers"), how.pop("address")
     cut = {name: how.pop(name) for name in ("shard_size", "batch")}
     memory = how.pop("memory")
     if memory and cut["batch"]:
         raise click.UsageError("Give either --batch or --memory.")
     threads = torch.get_num_threads() if engine == "local" else max(1, torch.get_num_threads() // workers)
-    plan = Plan(**how, steps=steps or STEPS[how["method"]], snapshots=tuple(sorted(snapshots)), threads=threads)
+    steps = (fewer_steps.STEPS if how["accelerated"] else STEPS)[how["method"]] if steps is None else steps
+    plan = Plan(**how, steps=steps, snapshots=tuple(sorted(snapshots)), threads=threads)
     if engine == "ray":
         from crossgap_lib.cluster import on_ray
 

@@ -10,6 +10,8 @@ Reference: pseudo-tokens ~ N(0, 0.02^2), AdamW with lr 0.02, betas (0.9, 0.999),
 loss 1 - cos (Eq. 2), the last step kept. The released code minimises the *mean* over the batch, so AdamW's eps
 makes a sample's result depend on its batch; here the loss is a *sum* over samples and every sample is on its own.
 ``paper=True`` gives the released behaviour back: mean with eps 1e-8 is the sum with eps n * 1e-8.
+
+``accelerated`` is not in the paper: see crossgap_lib/fewer_steps.py.
 """
 
 from collections.abc import Callable, Iterable
@@ -33,6 +35,7 @@ from crossgap_lib.towers import Encode, ImageTower, TextTower
 
 if TYPE_CHECKING:
     from crossgap_lib.encoders import DualEncoder
+    from crossgap_lib.fewer_steps import Accelerated
 
 TEMPLATE = "a photo of"
 _STD, _LR, _BETAS, _EPS, _DECAY = 0.02, 0.02, (0.9, 0.999), 1e-8, 0.01
@@ -93,6 +96,7 @@ def oti(
     seed: int = 0,
     batch_size: int = 256,
     paper: bool = False,
+    accelerated: "Accelerated | None" = None,
     cache: bool = True,
 ) -> Inversion:
     """Optimization-based Textual Inversion (Cross the Gap, Sec. 4.1 and Algorithm 1).
@@ -105,12 +109,15 @@ def oti(
         snapshots: numbers of updates after which the features are kept as well.
         seed: noise is drawn from (seed, id) for each sample, so neither order nor batch matters.
         paper: the released code's batch-dependent eps.
+        accelerated: another start and other steps, far fewer; made by ``accelerate``.
 
     Raises:
         CrossgapError: features of another width, a text encoder that can't be entered, a prompt that doesn't fit.
     """
     facts = ("oti", n_tokens, template if isinstance(template, str) else [part.tolist() for part in template])
-    job = oti_job(model, n_tokens, steps, template=template, snapshots=snapshots, seed=seed, paper=paper)
+    job = oti_job(
+        model, n_tokens, steps, template=template, snapshots=snapshots, seed=seed, paper=paper, accelerated=accelerated
+    )
     return _invert(model, images, job, batch_size, "oti", facts if cache else None)
 
 
@@ -124,6 +131,7 @@ def ovi(
     seed: int = 0,
     batch_size: int = 64,
     paper: bool = False,
+    accelerated: "Accelerated | None" = None,
     cache: bool = True,
 ) -> Inversion:
     """Optimization-based Visual Inversion (Cross the Gap, Sec. 4.2, Eq. 3 and Algorithm 2).
@@ -134,7 +142,7 @@ def ovi(
     Raises:
         CrossgapError: features of another width, an image encoder that is no ViT, too many pseudo-patches.
     """
-    job = ovi_job(model, n_patches, steps, snapshots=snapshots, seed=seed, paper=paper)
+    job = ovi_job(model, n_patches, steps, snapshots=snapshots, seed=seed, paper=paper, accelerated=accelerated)
     return _invert(model, texts, job, batch_size, "ovi", ("ovi", n_patches) if cache else None)
 
 
@@ -162,11 +170,14 @@ class Job:
     snapshots: Iterable[int] = ()
     seed: int = 0
     paper: bool = False
+    accelerated: "Accelerated | None" = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "snapshots", frozenset(self.snapshots))
-        if self.steps < 1 or self.shape[0] < 1:
+        if self.steps < (0 if self.accelerated else 1) or self.shape[0] < 1:
             raise CrossgapError("Inversion needs at least one step and one pseudo-token or pseudo-patch.")
+        if self.accelerated and self.accelerated.shape != self.shape:
+            raise CrossgapError(f"This accelerated mode is for {self.accelerated.shape}, not for {self.shape}.")
         if any(not 0 <= s <= self.steps for s in self.snapshots):
             raise CrossgapError(f"Snapshots lie between 0 and {self.steps} steps, not at {sorted(self.snapshots)}.")
 
@@ -174,14 +185,14 @@ class Job:
 def oti_job(
     model: "DualEncoder", n_tokens: int, steps: int, *, template: str | tuple[Tensor, Tensor] = TEMPLATE, **how: Any
 ) -> Job:
-    """What ``oti`` optimises; ``how``: snapshots, seed, paper."""
+    """What ``oti`` optimises; ``how``: snapshots, seed, paper, accelerated."""
     tower = TextTower(model.net)
     ids = template_ids(model, template) if isinstance(template, str) else template
     return Job(tower.encoder(ids, n_tokens), model.autocast, (n_tokens, tower.width), steps, **how)
 
 
 def ovi_job(model: "DualEncoder", n_patches: int, steps: int, **how: Any) -> Job:
-    """What ``ovi`` optimises; ``how``: snapshots, seed, paper."""
+    """What ``ovi`` optimises; ``how``: snapshots, seed, paper, accelerated."""
     tower = ImageTower(model.net)
     return Job(tower.encoder(n_patches), model.autocast, (n_patches, tower.width), steps, **how)
 
@@ -201,9 +212,10 @@ def optimise(job: Job, targets: Tensor, noise: Tensor, samples: int) -> tuple[Te
 
     No step waits for the device: losses and snapshots stay there until the end.
     """
-    tokens = noise.clone().requires_grad_()
+    fast = job.accelerated
+    tokens = (fast.begin(targets, noise) if fast else noise.clone()).requires_grad_()
     eps = _EPS * samples if job.paper else _EPS
-    optimizer = torch.optim.AdamW([tokens], lr=_LR, betas=_BETAS, eps=eps, weight_decay=_DECAY)
+    adamw = torch.optim.AdamW([tokens], lr=_LR, betas=_BETAS, eps=eps, weight_decay=_DECAY)
     losses, kept = torch.empty(job.steps, len(targets), device=targets.device), {}
     for step in range(job.steps + 1):
         last = step == job.steps
@@ -216,7 +228,10 @@ def optimise(job: Job, targets: Tensor, noise: Tensor, samples: int) -> tuple[Te
         loss = 1 - (features * targets).sum(dim=-1)  # (b,)  Eq. 2
         losses[step] = loss.detach()
         (tokens.grad,) = torch.autograd.grad(loss.sum(), tokens)
-        optimizer.step()
+        if fast:
+            fast.update(tokens, step, job.steps)
+        else:
+            adamw.step()
     return tokens.detach(), losses, kept
 
 
@@ -239,6 +254,8 @@ def _invert(
         batch = batch_size if job.paper else None  # the default result does not depend on it
         made_from = (model.fingerprint, model.precision, features, source.ids.tolist(), batch)
         facts = (_VERSION, *cache_facts, job.shape, job.steps, sorted(job.snapshots), job.seed, job.paper, *made_from)
+        if job.accelerated:
+            facts += (job.accelerated.fingerprint,)
         key = blake2b(repr(facts).encode(), digest_size=16).hexdigest()
         if kept := _load_cached(key, source, modality):
             return kept

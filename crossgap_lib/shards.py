@@ -9,6 +9,7 @@ wherever and whenever that happens.
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 
 from crossgap_lib import memory
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.fewer_steps import FIT_SAMPLES, Accelerated, accelerate
 from crossgap_lib.inversion import TEMPLATE, Job, check_width, invert_batch, optimise, oti_job, ovi_job
 from crossgap_lib.models import load_model
 from crossgap_lib.progress import bar
@@ -57,6 +59,7 @@ class Plan:
     shard_size: int = 4096  # rows
     batch: int = 256  # samples at a time
     threads: int = 1
+    accelerated: bool = False  # see fewer_steps.py; OTI's start is fitted on the first rows
 
 
 class Worker:
@@ -73,9 +76,18 @@ class Worker:
     def job(self, steps: int | None = None) -> Job:
         plan = self.plan
         how = {"seed": plan.seed, "paper": plan.paper, "snapshots": plan.snapshots if steps is None else ()}
+        how["accelerated"] = self.accelerated
         if plan.method == "oti":
-            return oti_job(self.model, plan.n, steps or plan.steps, template=plan.template, **how)
-        return ovi_job(self.model, plan.n, steps or plan.steps, **how)
+            return oti_job(self.model, plan.n, plan.steps if steps is None else steps, template=plan.template, **how)
+        return ovi_job(self.model, plan.n, plan.steps if steps is None else steps, **how)
+
+    @cached_property
+    def accelerated(self) -> Accelerated | None:
+        """OTI's is fitted on the first rows: the same in every process that has the same threads."""
+        if not self.plan.accelerated:
+            return None
+        block = self.source.read(slice(0, min(FIT_SAMPLES, len(self.source))))
+        return accelerate(self.model, self.plan.method, self.plan.n, fit_on=block.features, seed=self.plan.seed)
 
     @property
     def shards(self) -> int:
@@ -119,7 +131,7 @@ def _manifest(worker: Worker) -> dict[str, Any]:
         "crossgap": metadata.version("crossgap"),
         "model": {"spec": plan["model"], "fingerprint": worker.model.fingerprint, **take("precision")},
         "data": {"spec": plan["data"], "fingerprint": worker.source.fingerprint, "rows": len(worker.source)},
-        "inversion": take("method", "n", "steps", "template", "snapshots", "seed", "paper"),
+        "inversion": take("method", "n", "steps", "template", "snapshots", "seed", "paper", "accelerated"),
         "composition": take("shard_size", "batch", "threads"),
         "machine": {
             "torch": torch.__version__,

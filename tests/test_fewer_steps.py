@@ -1,0 +1,120 @@
+"""The accelerated mode: what it starts from, how long its steps are, and that it leaves the exact mode alone."""
+
+import numpy as np
+import pytest
+import torch
+
+from crossgap_lib import metrics
+from crossgap_lib.datasets import load_dataset
+from crossgap_lib.embeddings import Embeddings, encode_images
+from crossgap_lib.errors import CrossgapError
+from crossgap_lib.fewer_steps import FIT_STEPS, Accelerated, accelerate
+from crossgap_lib.inversion import initial_noise, oti, ovi
+
+
+@pytest.fixture(scope="module")
+def fitted(mini):
+    """(OTI's accelerated mode, the features it was fitted on)."""
+    images = encode_images(mini, load_dataset("world:all/train", n=48), cache=False)
+    return accelerate(mini, "oti", 2, fit_on=images), images
+
+
+def test_the_start_is_the_ridge_regression_of_exact_tokens(mini, fitted):
+    """The normal equations of ridge regression with an intercept, in float64."""
+    fast, images = fitted
+    tokens = oti(mini, images, n_tokens=2, steps=FIT_STEPS, cache=False).tokens.flatten(1).double()
+    x = images.features.double()
+    centred = x - x.mean(0)
+    weights = torch.linalg.solve(
+        centred.T @ centred + 0.3 * torch.eye(x.shape[1]), centred.T @ (tokens - tokens.mean(0))
+    )
+    expected = centred @ weights + tokens.mean(0)
+    begun = fast.begin(images.features, torch.zeros(48, 2, 128))
+    torch.testing.assert_close(begun.flatten(1), expected.float(), atol=1e-5, rtol=0)
+    assert fast.fit_steps == 48 * FIT_STEPS
+
+
+def test_steps_have_the_length_that_the_schedule_says():
+    fast, tokens = Accelerated(0.4, (2, 8)), torch.zeros(3, 2, 8)
+    for step, share in ((0, 1.0), (2, 0.5), (3, (1 - np.sqrt(0.5)) / 2)):
+        tokens.grad = torch.randn(3, 2, 8, generator=torch.Generator().manual_seed(step)) * 10.0**-step
+        before = tokens.clone()
+        fast.update(tokens, step, 4)
+        moved = before - tokens
+        torch.testing.assert_close(moved.square().mean(-1).sqrt(), torch.full((3, 2), 0.4 * float(share)))
+        assert (torch.nn.functional.cosine_similarity(moved, tokens.grad, dim=-1) > 0.999).all()
+
+
+def test_a_zero_gradient_moves_nothing():
+    tokens = torch.ones(1, 1, 4)
+    tokens.grad = torch.zeros(1, 1, 4)
+    Accelerated(0.4, (1, 4)).update(tokens, 0, 1)
+    assert torch.equal(tokens, torch.ones(1, 1, 4))
+
+
+def test_no_step_at_all_gives_the_start(mini, fitted, cats_and_dogs):
+    fast, _ = fitted
+    _, images, _ = cats_and_dogs
+    run = oti(mini, images, n_tokens=2, steps=0, accelerated=fast, cache=False)
+    assert run.losses.shape == (0, 40)
+    begun = fast.begin(images.features, torch.empty(0))
+    torch.testing.assert_close(run.tokens, begun)
+    with pytest.raises(CrossgapError, match="at least one step"):
+        oti(mini, images, n_tokens=2, steps=0, cache=False)
+
+
+def test_neither_batch_nor_order_matters(mini, fitted, cats_and_dogs):
+    fast, _ = fitted
+    _, images, _ = cats_and_dogs
+    whole = oti(mini, images, n_tokens=2, steps=3, accelerated=fast, cache=False)
+    chosen = [30, 2, 17]
+    some = oti(mini, images[chosen], n_tokens=2, steps=3, accelerated=fast, batch_size=2, cache=False)
+    torch.testing.assert_close(some.features, whole.features[chosen], atol=1e-5, rtol=0)
+
+
+def test_ovi_begins_with_the_exact_modes_noise(mini, cats_and_dogs):
+    _, _, prompts = cats_and_dogs
+    fast = accelerate(mini, "ovi", 3)
+    run = ovi(mini, prompts, n_patches=3, steps=4, accelerated=fast, snapshots=(0,), cache=False)
+    exact = ovi(mini, prompts, n_patches=3, steps=1, snapshots=(0,), cache=False)
+    torch.testing.assert_close(run.at(0).features, exact.at(0).features)
+    assert torch.equal(
+        fast.begin(prompts.features, initial_noise(prompts.ids, (3, 128), 0)), initial_noise(prompts.ids, (3, 128), 0)
+    )
+
+
+def test_cached_results_keep_the_modes_apart(mini, fitted, cats_and_dogs):
+    fast, _ = fitted
+    _, images, _ = cats_and_dogs
+    exact = oti(mini, images[:8], n_tokens=2, steps=2)
+    accelerated = oti(mini, images[:8], n_tokens=2, steps=2, accelerated=fast)
+    assert not torch.equal(exact.features, accelerated.features)
+    assert torch.equal(oti(mini, images[:8], n_tokens=2, steps=2).features, exact.features)
+
+
+def test_one_step_beats_the_best_exact_step(mini):
+    """The claim that it exists for, on the shipped mini: 64 queries, 600 pictures, at most a fifth of the steps."""
+    gallery = encode_images(mini, load_dataset("world:all", n=600), cache=False)
+    train = encode_images(mini, load_dataset("world:all/train", n=256), cache=False)
+    queries, steps = gallery[:64], range(1, 13)
+    exact = oti(mini, queries, steps=12, snapshots=steps, cache=False)
+    curve = [metrics.mean_average_precision(exact.at(s), gallery) for s in steps]
+    best = 1 + int(np.argmax(curve))
+    fast = accelerate(mini, "oti", 1, fit_on=train)
+    quick = oti(mini, queries, steps=1, accelerated=fast, cache=False)
+    assert best >= 5
+    assert metrics.mean_average_precision(quick, gallery) > max(curve)
+
+
+def test_refusals(mini, cats_and_dogs):
+    _, images, prompts = cats_and_dogs
+    with pytest.raises(CrossgapError, match="fitted on image features"):
+        accelerate(mini, "oti", 1)
+    with pytest.raises(CrossgapError, match="fitted on image features"):
+        accelerate(mini, "oti", 1, fit_on=images[:5])
+    with pytest.raises(CrossgapError, match="no method 'uti'"):
+        accelerate(mini, "uti", 1)
+    with pytest.raises(CrossgapError, match=r"is for \(1, 128\), not for \(2, 128\)"):
+        ovi(mini, prompts, n_patches=2, steps=2, accelerated=accelerate(mini, "ovi", 1))
+    with pytest.raises(CrossgapError, match="features of the model itself"):
+        accelerate(mini, "oti", 1, fit_on=Embeddings(torch.eye(17)))
