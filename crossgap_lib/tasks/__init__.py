@@ -1,6 +1,6 @@
 """The papers' experiments: embeddings in, tables out. No plotting, no optimisation."""
 
-from crossgap_lib.tasks.along_steps import along_steps, peaks, snapshot_steps
+from crossgap_lib.tasks.along_steps import along_steps, over_seeds, peaks, snapshot_steps
 from crossgap_lib.tasks.dogs_vs_cats import (
     Stage,
     correctly_classified,
@@ -41,6 +41,7 @@ __all__ = [
     "image_text_pairs",
     "minimal_removal",
     "nearest_wrong",
+    "over_seeds",
     "pair_similarities",
     "peaks",
     "perfectly_ranked",

@@ -1,5 +1,7 @@
 """Inversion along its steps: loss and retrieval of every snapshot (Cross the Gap, Sec. 5.4, Fig. 2)."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -25,6 +27,22 @@ def along_steps(runs: dict[int, Inversion], gallery: Embeddings) -> pd.DataFrame
             loss = float((1 - (at.features * native).sum(dim=1)).mean())
             rows.append((n, step, loss, 100 * result.means["ap"], 100 * low, 100 * high))
     return pd.DataFrame(rows, columns=["n", "step", "loss", "mAP", "low", "high"])
+
+
+def over_seeds(
+    runs: Mapping[int, Sequence[Inversion]], gallery: Embeddings, *, last_only: bool = False
+) -> pd.DataFrame:
+    """Loss and mAP (percent) of runs with several seeds: seed, step, loss, mAP.
+
+    ``runs``: seed -> inversions; with ``last_only`` each counts with its last step alone, as the schedule of the
+    accelerated mode asks for.
+    """
+    parts = []
+    for seed, several in runs.items():
+        for run in several:
+            curve = along_steps({seed: run}, gallery).rename(columns={"n": "seed"})
+            parts.append(curve[curve["step"] == run.steps] if last_only else curve)
+    return pd.concat(parts, ignore_index=True)[["seed", "step", "loss", "mAP"]]
 
 
 def _rows_of(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
