@@ -1,0 +1,154 @@
+"""What ``crossgap bench`` and the memory budget measure; no test asserts on a clock."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from crossgap_lib import bench, memory, plots
+from crossgap_lib.cli import cli
+from crossgap_lib.errors import CrossgapError
+from crossgap_lib.memory import PeakMemory, fitting_batch, parse_bytes
+
+CPU = torch.device("cpu")
+MIB = 2**20
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_products():
+    """The machine's rate is measured on small matrices here: these tests are not about speed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "_GEMM", 128)
+        yield
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return {method: bench.bench(method, "mini-clip", [8, 16], at_least=0.01) for method in ("oti", "ovi")}
+
+
+@pytest.mark.parametrize("method", ["oti", "ovi"])
+def test_both_loops_walk_the_same_path(measured, method):
+    assert measured[method]["difference"]["steps"] == 20
+    assert measured[method]["difference"]["loss"] < 1e-4
+    assert measured[method]["difference"]["features"] < 1e-4
+
+
+@pytest.mark.parametrize("method", ["oti", "ovi"])
+def test_rows_are_consistent(measured, method):
+    rows = measured[method]["batches"]
+    assert [(row["loop"], row["batch"]) for row in rows] == [(n, b) for b in (8, 16) for n in ("engine", "textbook")]
+    for row in rows:
+        assert row["us_per_sample_step"] == pytest.approx(1e6 * row["seconds"] / row["batch"])
+        assert row["gflops"] == pytest.approx(row["flops"] / row["seconds"] / 1e9)
+        assert row["gemm_share"] == pytest.approx(1e9 * row["gflops"] / row["gemm"])
+        twin = next(r for r in rows if r["batch"] == row["batch"] and r["loop"] == "textbook")
+        assert row["ratio"] == pytest.approx(twin["seconds"] / row["seconds"])
+
+
+def test_the_engine_skips_most_of_otis_arithmetic(measured):
+    """24 positions a prompt in the textbook, 2 in the engine; OVI keeps all but the last block's unpooled queries."""
+    flops = {m: {r["loop"]: r["flops"] for r in measured[m]["batches"] if r["batch"] == 16} for m in measured}
+    assert 10 < flops["oti"]["textbook"] / flops["oti"]["engine"] < 16
+    assert 1.02 < flops["ovi"]["textbook"] / flops["ovi"]["engine"] < 1.3
+
+
+def test_flops_by_hand(mini):
+    """The textbook's OTI step of one sample: matrix products of 3 blocks over 24 positions, forward and backward."""
+    problem = bench.oti_problem(mini, 1)
+    width, length, mlp = 128, 24, 4
+    block = 2 * length * width * width * (3 + 1 + 2 * mlp)  # qkv, out, mlp
+    attention = 2 * 2 * length * length * width
+    forward = 3 * (block + attention) + 2 * width * width
+    counted = bench._flops(problem, problem.textbook, problem.forward)
+    assert 2 * forward <= counted <= 2.2 * forward + 3 * attention
+
+
+def test_the_command_writes_json_and_a_figure(tmp_path):
+    args = ["bench", "oti", "--arch", "mini-clip", "--batch", "8", "--seconds", "0.01"]
+    done = CliRunner().invoke(cli, [*args, "--json", str(tmp_path / "b.json"), "--figure", str(tmp_path / "b.png")])
+    assert done.exit_code == 0, done.output
+    assert "times textbook" in done.output
+    assert json.loads((tmp_path / "b.json").read_text())["batches"][0]["loop"] == "engine"
+    assert (tmp_path / "b.png").stat().st_size > 5000
+    piped = CliRunner().invoke(cli, [*args, "--json", "-"])
+    assert json.loads(piped.stdout)["method"] == "oti"
+
+
+def test_the_command_refuses():
+    for args, words in ((["--batch", "8,x"], "--batch takes sizes"), (["--arch", "ViT-B-33"], "ViT-B-32")):
+        done = CliRunner().invoke(cli, ["bench", "oti", *args])
+        assert done.exit_code == 1
+        assert words in done.output
+
+
+def test_the_figure_shows_both_loops(measured):
+    result = measured["oti"] | {"lengths": measured["oti"]["batches"]}
+    figure = plots.bench_curves(result)
+    assert len(figure.axes) == 2
+    lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
+    expected = [r["us_per_sample_step"] for r in measured["oti"]["batches"] if r["loop"] == "engine"]
+    assert lines["engine"].tolist() == expected
+    assert set(lines) == {"engine", "textbook"}
+
+
+# ---------------------------------------------------------------- memory
+
+
+def test_peak_memory_sees_what_was_taken():
+    with PeakMemory(CPU) as peak:
+        block = np.ones(64 * MIB, dtype=np.uint8)
+        del block
+    if peak.bytes is None:
+        pytest.skip("memory is measured on Linux and on GPUs")
+    assert 60 * MIB < peak.bytes < 80 * MIB
+    with PeakMemory(CPU) as quiet:
+        pass
+    assert quiet.bytes < 8 * MIB
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("2G", 2 * 2**30), ("800M", 800 * MIB), ("1.5 GiB", 3 * 2**29), ("64kb", 65536), ("1024", 1024)],
+)
+def test_amounts_of_memory(text, expected):
+    assert parse_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "much", "-3G", "2X", "nan", "inf", "0"])
+def test_what_is_no_amount(text):
+    with pytest.raises(CrossgapError, match="no amount of memory"):
+        parse_bytes(text)
+
+
+def test_the_budget_is_kept_and_used(monkeypatch):
+    """A run of n samples takes 10 MiB + n MiB: by a pretended measurement, then by a real one."""
+    asked = []
+    monkeypatch.setattr(memory, "_peak", lambda run, n, device: asked.append(n) or (10 + n) * MIB)
+    assert fitting_batch(lambda n: None, 100 * MIB, CPU) == 64
+    assert fitting_batch(lambda n: None, 10_000 * MIB, CPU, most=512) == 512
+    with pytest.raises(CrossgapError, match="8 samples take 18 MiB here"):
+        fitting_batch(lambda n: None, 15 * MIB, CPU)
+
+
+def test_a_wrong_forecast_is_noticed(monkeypatch):
+    """Memory that grows faster than two small runs promise: the chosen size is tried before it is believed."""
+    monkeypatch.setattr(memory, "_peak", lambda run, n, device: (n + (n // 100) ** 2) * MIB)
+    batch = fitting_batch(lambda n: None, 1000 * MIB, CPU)
+    assert (batch + (batch // 100) ** 2) * MIB <= 1000 * MIB
+
+
+def test_a_budget_for_real(mini):
+    from crossgap_lib.inversion import initial_noise, optimise, oti_job
+
+    job = oti_job(mini, 4, 2)
+
+    def run(n):
+        targets = torch.nn.functional.normalize(torch.ones(n, 128), dim=-1)
+        optimise(job, targets, initial_noise(map(str, range(n)), job.shape, 0), n)
+
+    batch = fitting_batch(run, 60 * MIB, CPU, most=1024)
+    assert memory._peak(run, batch, CPU) < 75 * MIB
+    assert batch >= 32
