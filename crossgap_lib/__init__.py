@@ -13,15 +13,15 @@ _HOME = {
     "Embeddings": "embeddings",
     "Inversion": "inversion",
     "accelerate": "fewer_steps",
-    "encode_images": "embeddings",
-    "encode_texts": "embeddings",
+    "encode_images": "encoding",
+    "encode_texts": "encoding",
     "load_dataset": "datasets",
     "load_model": "models",
     "load_pair": "embeddings",
     "load_shards": "shard_files",
     "oti": "inversion",
     "ovi": "inversion",
-    "skip_report": "embeddings",
+    "skip_report": "encoding",
 }
 _MODULES = ("metrics", "plots", "tasks")
 

@@ -135,7 +135,7 @@ def embed(model: str, data: str | None, texts: str | None, out: Path, device: st
 
 def _embed(model: str, data: str | None, texts: str | None, device: str | None) -> "Embeddings":
     from crossgap_lib.datasets import load_dataset
-    from crossgap_lib.embeddings import encode_images, encode_texts, skip_report
+    from crossgap_lib.encoding import encode_images, encode_texts, skip_report
     from crossgap_lib.models import load_model
     from crossgap_lib.sources import text_lines
 

@@ -3,10 +3,8 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +16,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from crossgap_lib.errors import CrossgapError, UnreadableImage
-from crossgap_lib.paths import cache_dir
-from crossgap_lib.progress import bar
+from crossgap_lib.errors import CrossgapError
 
 if TYPE_CHECKING:
-    from crossgap_lib.datasets import Dataset
-    from crossgap_lib.encoders import DualEncoder
+    pass
 
 MODALITIES = ("image", "text", "oti", "ovi", "projection")
-_ENCODE_VERSION = 1  # part of every cache key: raise it whenever encoding changes
 
 
 def _unit_rows(features: Any) -> Tensor:
@@ -277,138 +271,3 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
     lists = {k: json.loads(strings[k]) for k in ("ids", "texts") if k in strings}
     return _from_columns({**tensors, **lists, "header": strings.get("header", "{}")}, "features", path)
-
-
-# ---------------------------------------------------------------- encoding
-
-
-class NothingReadable(CrossgapError):
-    """Not one picture of a data set could be decoded; ``skipped`` says why, path first."""
-
-    def __init__(self, name: str, skipped: list[str]):
-        super().__init__(f"None of the {len(skipped)} pictures of {name} can be decoded: {skipped[0]}")
-        self.skipped = skipped
-
-
-def _key(*facts: object) -> str:
-    return blake2b(repr((_ENCODE_VERSION, *facts)).encode(), digest_size=16).hexdigest()
-
-
-def _cached(key: str, compute: Any, use_cache: bool) -> Embeddings:
-    """The embeddings kept under this key, else computed and kept; a damaged file is computed again."""
-    path = cache_dir() / "embeddings" / f"{key}.safetensors"
-    if use_cache and path.exists():
-        try:
-            return Embeddings.load(path)
-        except CrossgapError:
-            path.unlink(missing_ok=True)
-    made = compute()
-    if use_cache:
-        made.save(path)
-    return made
-
-
-def _decode(dataset: "Dataset", row: int, preprocess: Any) -> Tensor | UnreadableImage:
-    try:
-        return preprocess(dataset.load(row))
-    except UnreadableImage as error:
-        return error
-
-
-def _pixel_batches(model: "DualEncoder", dataset: "Dataset", size: int) -> Iterator[list[Tensor | UnreadableImage]]:
-    """Decoded batches, the next one being read by threads while the encoder works on this one."""
-    starts = range(0, len(dataset), size)
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-
-        def submit(start: int) -> list:
-            rows = range(start, min(start + size, len(dataset)))
-            return [pool.submit(_decode, dataset, row, model.preprocess) for row in rows]
-
-        pending = submit(0)
-        for start in starts:
-            current, pending = pending, submit(start + size)
-            yield [future.result() for future in current]
-
-
-def encode_images(model: "DualEncoder", dataset: "Dataset", *, batch_size: int = 64, cache: bool = True) -> Embeddings:
-    """Image features of a data set: (n - skipped, d).
-
-    Pictures that can't be decoded are skipped; ``meta["skipped"]`` lists why, path first, and ``skip_report`` says it.
-
-    Raises:
-        CrossgapError: the data set is empty; NothingReadable: none of its pictures can be decoded.
-    """
-    if len(dataset) == 0:
-        raise CrossgapError(f"{dataset.name} holds no pictures.")
-    labels = None if dataset.labels is None else dataset.labels.tolist()
-    facts = (dataset.fingerprint, dataset.class_names, labels, _first_captions(dataset))  # all that is kept
-    key = _key("image", model.fingerprint, model.precision, *facts)
-    return _cached(key, lambda: _encode_images(model, dataset, batch_size), cache)
-
-
-def _first_captions(dataset: "Dataset") -> list[str] | None:
-    return None if dataset.captions is None else [several[0] for several in dataset.captions]
-
-
-def _encode_images(model: "DualEncoder", dataset: "Dataset", batch_size: int) -> Embeddings:
-    features, kept, skipped = [], [], []
-    progress = bar(total=len(dataset), desc="encoding pictures", unit="picture")
-    for start, batch in enumerate(_pixel_batches(model, dataset, batch_size)):
-        rows = range(start * batch_size, start * batch_size + len(batch))
-        readable = [(row, p) for row, p in zip(rows, batch, strict=True) if not isinstance(p, UnreadableImage)]
-        skipped += [str(p) for p in batch if isinstance(p, UnreadableImage)]
-        if readable:
-            kept += [row for row, _ in readable]
-            features.append(model.encode_pixels(torch.stack([p for _, p in readable])).float().cpu())
-        progress.update(len(batch))
-    if not features:
-        raise NothingReadable(dataset.name, skipped)
-    index, captions = np.array(kept), _first_captions(dataset)
-    return Embeddings(
-        torch.cat(features),
-        ids=dataset.ids[index],
-        labels=None if dataset.labels is None else dataset.labels[index],
-        class_names=dataset.class_names,
-        modality="image",
-        texts=None if captions is None else [captions[row] for row in kept],
-        meta={"model": model.name, "dataset": dataset.name, "skipped": skipped},
-    )
-
-
-def skip_report(embeddings: Embeddings) -> str:
-    """One sentence on the pictures that could not be decoded."""
-    skipped = embeddings.meta.get("skipped", [])
-    if not skipped:
-        return f"All {len(embeddings)} pictures were read."
-    shown = "; ".join(skipped[:3]) + ("; ..." if len(skipped) > 3 else "")
-    return f"{len(skipped)} of {len(embeddings) + len(skipped)} pictures could not be decoded and were skipped: {shown}"
-
-
-def encode_texts(
-    model: "DualEncoder",
-    texts: Sequence[str],
-    *,
-    ids: Sequence[str] | None = None,
-    labels: Sequence[int] | None = None,
-    class_names: Sequence[str] = (),
-    batch_size: int = 256,
-    cache: bool = True,
-) -> Embeddings:
-    """Text features: (n, d). ``ids`` default to text-000000, ...
-
-    Raises:
-        CrossgapError: no texts, something that is not a string, or a model without a text encoder.
-    """
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    if not texts or not all(isinstance(t, str) for t in texts):
-        raise CrossgapError("encode_texts needs at least one text, and strings only.")
-    ids = [f"text-{k:06d}" for k in range(len(texts))] if ids is None else list(ids)
-
-    def compute() -> Embeddings:
-        starts = bar(range(0, len(texts), batch_size), desc="encoding texts", unit="batch")
-        features = [model.encode_tokens(model.tokenize(texts[s : s + batch_size])).float().cpu() for s in starts]
-        meta = {"model": model.name}
-        return Embeddings(torch.cat(features), ids, labels, tuple(class_names), "text", texts, meta)
-
-    facts = (list(ids), None if labels is None else list(map(int, labels)), tuple(class_names))
-    return _cached(_key("text", model.fingerprint, model.precision, texts, *facts), compute, cache)

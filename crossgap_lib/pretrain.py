@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from crossgap_lib import metrics, world
 from crossgap_lib.datasets import load_dataset
-from crossgap_lib.embeddings import encode_images, encode_texts
+from crossgap_lib.encoding import encode_images, encode_texts
 from crossgap_lib.errors import CrossgapError, did_you_mean
 from crossgap_lib.inversion import oti
 from crossgap_lib.models import load_model

@@ -15,7 +15,8 @@ import torch
 from safetensors import safe_open
 
 from crossgap_lib.datasets import load_dataset
-from crossgap_lib.embeddings import Embeddings, NothingReadable, encode_images, encode_texts
+from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.encoding import NothingReadable, encode_images, encode_texts
 from crossgap_lib.errors import CrossgapError
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ def mini():
 def cats_and_dogs(mini):
     """(model, image embeddings, prompt embeddings) of 40 drawn cats and dogs."""
     from crossgap_lib.datasets import load_dataset
-    from crossgap_lib.embeddings import encode_images, encode_texts
+    from crossgap_lib.encoding import encode_images, encode_texts
 
     images = encode_images(mini, load_dataset("world:dogs-vs-cats", n=40), cache=False)
     prompts = encode_texts(mini, ["a photo of a cat", "a photo of a dog"], labels=[0, 1], cache=False)

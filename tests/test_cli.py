@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 
 import crossgap_lib.cli as cli
-from crossgap_lib import datasets, embeddings, gallery, models, pretrain, runner
+from crossgap_lib import datasets, encoding, gallery, models, pretrain, runner
 from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.runner import Run
@@ -35,7 +35,7 @@ def test_help_loads_nothing_heavy():
 
 
 def test_commands_are_those_that_work():
-    assert set(cli.cli.commands) == {"figures", "embed", "pretrain", "fetch", "doctor"}
+    assert set(cli.cli.commands) == {"figures", "embed", "pretrain", "fetch", "invert", "bench", "doctor"}
     for name in cli.cli.commands:
         assert run(name, "--help").exit_code == 0
 
@@ -130,9 +130,9 @@ def encoders(monkeypatch, tmp_path):
     monkeypatch.setattr(models, "load_model", lambda spec, device: (spec, device))
     monkeypatch.setattr(datasets, "load_dataset", lambda spec: spec)
     pictures = Embeddings(torch.eye(3, 4), meta={"skipped": ["bad.jpg: truncated"]})
-    monkeypatch.setattr(embeddings, "encode_images", lambda model, data: pictures)
+    monkeypatch.setattr(encoding, "encode_images", lambda model, data: pictures)
     monkeypatch.setattr(
-        embeddings, "encode_texts", lambda model, texts: Embeddings(torch.eye(len(texts)), texts=texts, modality="text")
+        encoding, "encode_texts", lambda model, texts: Embeddings(torch.eye(len(texts)), texts=texts, modality="text")
     )
     monkeypatch.chdir(tmp_path)
 

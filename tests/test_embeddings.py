@@ -14,7 +14,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from crossgap_lib.datasets import load_dataset
-from crossgap_lib.embeddings import Embeddings, encode_images, encode_texts, load_pair, skip_report
+from crossgap_lib.embeddings import Embeddings, load_pair
+from crossgap_lib.encoding import encode_images, encode_texts, skip_report
 from crossgap_lib.errors import CrossgapError
 
 KINDS = (".npz", ".parquet", ".safetensors")

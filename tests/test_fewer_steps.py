@@ -6,7 +6,8 @@ import torch
 
 from crossgap_lib import metrics
 from crossgap_lib.datasets import load_dataset
-from crossgap_lib.embeddings import Embeddings, encode_images
+from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.encoding import encode_images
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.fewer_steps import FIT_STEPS, Accelerated, accelerate
 from crossgap_lib.inversion import initial_noise, oti, ovi

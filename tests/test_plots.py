@@ -74,7 +74,23 @@ def state():
     return plots.inversion_state(curve, 2, 5, *samples, native=60.0, unit="pseudo-token", modality="oti")
 
 
+def compute():
+    runs = {seed: list(fake_runs().values()) for seed in (0, 1)}
+    both = tasks.over_seeds(runs, gallery())
+    return plots.against_compute(both, both, native=60.0, modality="oti", published_steps=150)
+
+
+def bench(lengths=True):
+    row = {"batch": 8, "length": 77, "us_per_sample_step": 9.0, "ratio": 1.0, "loop": "textbook"}
+    rows = [row, row | {"loop": "engine", "us_per_sample_step": 3.0, "ratio": 3.0}]
+    facts = {"method": "oti", "arch": "ViT-B-32", "precision": "fp32"}
+    return plots.bench_curves(facts | {"batches": rows, "lengths": rows if lengths else []})
+
+
 FIGURES = {
+    "against_compute": compute,
+    "bench_curves": bench,
+    "bench_curves, one panel": lambda: bench(lengths=False),
     "contact_sheet": lambda: plots.contact_sheet(PICTURES, ["a", "b", "c", "d", "e"], columns=3),
     "contact_sheet, no titles": lambda: plots.contact_sheet(PICTURES),
     "neighbour_pairs": lambda: plots.neighbour_pairs(NEIGHBOURS, dict(enumerate(PICTURES)), list("abcde")),
@@ -242,8 +258,8 @@ def test_colours_used_together_differ_in_greyscale(pair):
 
 
 def test_series_differ_in_dash_as_well_as_in_colour():
-    assert len(set(plots._SERIES)) == len(plots._SERIES)
-    assert len(set(plots._DASHES)) == len(plots._DASHES) >= len(plots._SERIES)
+    assert len(set(plots.SERIES)) == len(plots.SERIES)
+    assert len(set(plots.DASHES)) == len(plots.DASHES) >= len(plots.SERIES)
 
 
 # ---------------------------------------------------------------- sliders

@@ -68,7 +68,7 @@ def test_ovi_of_lines_of_text(tmp_path, cats_and_dogs):
     run = load_shards(tmp_path / "out")
     assert run.ids.tolist() == ["text-000000", "text-000001", "text-000002"]
     assert run.tokens.shape == (3, 2, 128)
-    from crossgap_lib.embeddings import encode_texts
+    from crossgap_lib.encoding import encode_texts
 
     texts = encode_texts(model, ["a photo of a dog", "a photo of a cat", "a red bird"], cache=False)
     torch.testing.assert_close(run.features, ovi(model, texts, n_patches=2, steps=3, cache=False).features)

@@ -14,7 +14,8 @@ from PIL import Image
 
 from crossgap_lib import metrics, tasks
 from crossgap_lib.datasets import load_dataset
-from crossgap_lib.embeddings import Embeddings, encode_images, encode_texts, load_pair
+from crossgap_lib.embeddings import Embeddings, load_pair
+from crossgap_lib.encoding import encode_images, encode_texts
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion import Inversion
 from crossgap_lib.paths import MINIS

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crossgap_lib.datasets import Dataset, load_dataset
-from crossgap_lib.embeddings import Embeddings, encode_images, encode_texts
+from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.encoding import encode_images, encode_texts
 from crossgap_lib.errors import CrossgapError
 
 if TYPE_CHECKING:

@@ -1,0 +1,46 @@
+"""Pure plots: a result goes in, a matplotlib Figure comes out."""
+
+from crossgap_lib.plots.dogs_vs_cats import agreement_bars, stage_bars
+from crossgap_lib.plots.gap import gap_dimensions, gap_ladder, gap_map
+from crossgap_lib.plots.inversion import against_compute, inversion_curves, inversion_state
+from crossgap_lib.plots.pictures import contact_sheet, neighbour_pairs
+from crossgap_lib.plots.similarities import histogram_panels, histograms
+from crossgap_lib.plots.speed import bench_curves
+from crossgap_lib.plots.style import (
+    COLOURS,
+    DASHES,
+    DIFFERENT,
+    MARKERS,
+    PUBLISHED,
+    SAME,
+    SERIES,
+    figure_folder,
+    png_bytes,
+    save_figure,
+)
+
+__all__ = [
+    "COLOURS",
+    "DASHES",
+    "DIFFERENT",
+    "MARKERS",
+    "PUBLISHED",
+    "SAME",
+    "SERIES",
+    "against_compute",
+    "agreement_bars",
+    "bench_curves",
+    "contact_sheet",
+    "figure_folder",
+    "gap_dimensions",
+    "gap_ladder",
+    "gap_map",
+    "histogram_panels",
+    "histograms",
+    "inversion_curves",
+    "inversion_state",
+    "neighbour_pairs",
+    "png_bytes",
+    "save_figure",
+    "stage_bars",
+]
