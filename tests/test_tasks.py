@@ -308,6 +308,17 @@ def test_along_steps_is_loss_and_map_of_every_snapshot():
     assert last["mAP"] == pytest.approx(100 * metrics.mean_average_precision(gallery[own], gallery))
 
 
+def test_over_seeds_stacks_curves_or_their_last_rows():
+    gallery, _ = noisy_classes(n=20, seed=6)
+    runs = {0: [fake_run(gallery, ["i7", "i3"])[0]], 5: [fake_run(gallery, ["i1", "i2"], steps=(0, 4))[0]]}
+    table = tasks.over_seeds(runs, gallery)
+    assert table[["seed", "step"]].to_numpy().tolist() == [[0, 0], [0, 3], [0, 9], [5, 0], [5, 4]]
+    single = tasks.along_steps({5: runs[5][0]}, gallery)
+    assert table["mAP"].tolist()[3:] == single["mAP"].tolist()
+    last = tasks.over_seeds(runs, gallery, last_only=True)
+    assert last.to_numpy().tolist() == table.iloc[[2, 4]].to_numpy().tolist()
+
+
 def test_queries_must_come_from_the_gallery():
     gallery, _ = noisy_classes(n=20, seed=6)
     run, _ = fake_run(gallery, ["i1", "i2"])
