@@ -54,12 +54,12 @@ def inversion_explorer(
         figure = plots.inversion_state(
             curve, n, step, inverted, same, cross, native=native, unit=unit, modality=modality
         )
-        words = f"{n} {unit}{'s' if n > 1 else ''}, step {step}: loss {point['loss']:.3f}, mAP {point['mAP']:.1f} %"
+        words = f"{plots.counted(n, unit)}, step {step}: loss {point['loss']:.3f}, mAP {point['mAP']:.1f} %"
         return figure, f"{words} (native {native:.1f} %)"
 
     steps = sorted(next(iter(runs.values())).snapshots)
     return figure_explorer(
         draw,
-        n=w.SelectionSlider(options=sorted(runs), description=f"{unit}s", **_SLIDER),
+        n=w.SelectionSlider(options=sorted(runs), description=plots.plural(unit), **_SLIDER),
         step=w.SelectionSlider(options=steps, value=steps[len(steps) // 3], description="steps", **_SLIDER),
     )

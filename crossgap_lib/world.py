@@ -21,7 +21,7 @@ from crossgap_lib.shapes import ACCESSORIES, KINDS, Shape
 
 SIZE = 48  # pixels a side
 _OVERSAMPLE = 3  # drawn this much larger, then averaged down: smooth edges
-_VERSION = 1  # part of every fingerprint: raise it whenever a picture or a caption would change
+_VERSION = 2  # part of every fingerprint: raise it whenever a picture or a caption would change
 
 COLOURS = {
     "red": "#d62f2f", "orange": "#f28a1e", "yellow": "#f0d22c", "green": "#2f9e41",
@@ -171,15 +171,19 @@ def draw(factors: Factors) -> Image.Image:
 # ---------------------------------------------------------------- captions
 
 
+def _with_article(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
 def _phrase(name: str, factors: Factors) -> str:
     """How a caption says factor ``name``; "" where there is nothing to say."""
     value = getattr(factors, name)
     return {
         "kind": lambda: value,
         "colour": lambda: value,
-        "background": lambda: f"on a {value} background",
+        "background": lambda: f"on {_with_article(value)} background",
         "texture": lambda: "" if value == "plain" else value,
-        "accessory": lambda: "" if value == "none" else f"with a {value}",
+        "accessory": lambda: "" if value == "none" else f"with {_with_article(value)}",
         "size": lambda: value,
         "position": lambda: _PREPOSITIONS.get(value, ""),
         "tilt": lambda: "tilted" if abs(value) > 10 else "",
@@ -200,23 +204,13 @@ def caption(factors: Factors, rng: np.random.Generator, mention: Mapping[str, fl
     words = [_phrase(name, factors) if said[name] else "" for name in _WORD_ORDER]
     if not said["kind"]:
         words[_WORD_ORDER.index("kind")] = "thing"
-    return " ".join(w for w in (opening, "a", *words) if w)
+    return f"{opening} {_with_article(' '.join(w for w in words if w))}".strip()
 
 
 def vocabulary() -> list[str]:
     """Every word a caption can hold, sorted."""
-    phrases = [
-        *_OPENINGS,
-        "a",
-        "thing",
-        "tilted",
-        "blurry",
-        "grainy",
-        "with",
-        "on a background",
-        *_PREPOSITIONS.values(),
-    ]
-    names = [*KINDS, *COLOURS, *BACKGROUNDS, *TEXTURES, *ACCESSORIES, *SIZES]
+    phrases = (*_OPENINGS, "a an thing tilted blurry grainy with on background", *_PREPOSITIONS.values())
+    names = {*KINDS, *COLOURS, *BACKGROUNDS, *TEXTURES, *ACCESSORIES, *SIZES} - {"plain"}  # never said
     return sorted({word for phrase in (*phrases, *names) for word in phrase.split()})
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from crossgap_lib.plots.similarities import histograms
-from crossgap_lib.plots.style import COLOURS, DASHES, MARKERS, PUBLISHED, SERIES, new_figure, styled
+from crossgap_lib.plots.style import COLOURS, DASHES, MARKERS, PUBLISHED, SERIES, counted, new_figure, styled
 
 
 @styled
@@ -20,14 +20,15 @@ def inversion_curves(
     for k, (n, part) in enumerate(curve.groupby("n")):
         look = {"color": SERIES[k % len(SERIES)], "linestyle": DASHES[k % len(DASHES)], "linewidth": 1.8}
         x = part["step"] + (1 if log else 0)
-        axes[0, 0].plot(x, part["loss"], **look, label=f"{n} {unit}{'s' if n > 1 else ''}")
+        axes[0, 0].plot(x, part["loss"], **look, label=counted(n, unit))
         axes[0, 1].plot(x, part["mAP"], **look)
         axes[0, 1].fill_between(x, part["low"], part["high"], color=look["color"], alpha=0.08, linewidth=0)
         best = part.loc[part["mAP"].idxmax()]
         axes[0, 1].plot(best["step"] + (1 if log else 0), best["mAP"], "*", color=look["color"], markersize=11)
     axes[0, 1].axhline(native, color=COLOURS["image" if modality == "oti" else "text"], linewidth=1.4)
     axes[0, 1].annotate(
-        f"native {native:.1f}", (0.01, native), xycoords=("axes fraction", "data"), fontsize=8.5, va="bottom",
+        f"native {native:.1f}", (0.99 if modality == "oti" else 0.01, native), xycoords=("axes fraction", "data"),
+        fontsize=8.5, va="bottom", ha="right" if modality == "oti" else "left",
         color=COLOURS["image" if modality == "oti" else "text"],
     )  # fmt: skip
     for ax in axes[0]:
@@ -69,7 +70,7 @@ def inversion_state(
                 part["step"] + 1,
                 part[column],
                 **look,
-                label=f"{other} {unit}{'s' if other > 1 else ''}" if chosen else None,
+                label=counted(other, unit) if chosen else None,
             )
         point = curve[(curve["n"] == n) & (curve["step"] == step)].iloc[0]
         ax.plot(step + 1, point[column], MARKERS[modality], color="black", markersize=8)
@@ -86,7 +87,7 @@ def inversion_state(
         f"{modality.upper()}-{native_name}": inverted,
     }
     colours = dict(zip(samples, (COLOURS[native_name], COLOURS[other_name], COLOURS[modality]), strict=True))
-    histograms(samples, colours, title=f"{n} {unit}{'s' if n > 1 else ''}", ax=axes[0, 2])
+    histograms(samples, colours, title=counted(n, unit), ax=axes[0, 2])
     return figure
 
 
@@ -118,8 +119,8 @@ def against_compute(
     native_colour = COLOURS["image" if modality == "oti" else "text"]
     axes[0, 1].axhline(native, color=native_colour, linewidth=1.4)
     axes[0, 1].annotate(
-        f"native {native:.1f}", (0.99, native), xycoords=("axes fraction", "data"), fontsize=8.5, va="bottom",
-        ha="right", color=native_colour,
+        f"native {native:.1f}", (0.01, native), xycoords=("axes fraction", "data"), fontsize=8.5, va="bottom",
+        color=native_colour,
     )  # fmt: skip
     axes[0, 0].set(ylabel="loss, 1 - cos", title=f"{modality.upper()} loss (as published: {published_steps} steps)")
     axes[0, 1].set(ylabel="mAP (%)", title=f"retrieval (dotted: a fifth of step {best})")

@@ -81,3 +81,12 @@ def png_bytes(figure: Figure) -> bytes:
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
     return buffer.getvalue()
+
+
+def counted(n: int, unit: str) -> str:
+    """\"1 pseudo-patch", "4 pseudo-patches"."""
+    return f"{n} {unit if n == 1 else plural(unit)}"
+
+
+def plural(unit: str) -> str:
+    return f"{unit}{'es' if unit.endswith('ch') else 's'}"
