@@ -116,7 +116,7 @@ def invert_in_child(folder, plan):
 @pytest.mark.slow
 def test_killed_at_twenty_random_moments(tmp_path, plan):
     """SIGKILL, resume, and so on; in the end the same bytes, and no finished shard was written twice."""
-    plan = replace(plan, steps=40, snapshots=())
+    plan = replace(plan, steps=20, snapshots=())
     context = multiprocessing.get_context("forkserver")  # clean children that have torch loaded already
     context.set_forkserver_preload(["crossgap_lib.shards", "open_clip"])
     for name in ("warm", "whole"):  # the first one also starts the fork server
@@ -352,7 +352,7 @@ def cluster():
 def test_ray_gives_the_same_bytes_though_a_worker_dies(tmp_path, plan, cluster):
     from crossgap_lib.cluster import on_ray
 
-    plan = replace(plan, shard_size=4, steps=60, snapshots=())
+    plan = replace(plan, shard_size=4, steps=30, snapshots=())
     invert_to(tmp_path / "here", plan)
     engine, killed = on_ray(workers=2), []
 
