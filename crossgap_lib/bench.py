@@ -10,6 +10,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +56,16 @@ class Stopwatch:
         event.record()
         return event
 
+    def steps(self) -> list[float]:
+        """Seconds of each step."""
+        if not self.cuda:
+            return np.diff(self.marks).tolist()
+        torch.cuda.synchronize()
+        return [a.elapsed_time(b) / 1e3 for a, b in pairwise(self.marks)]
+
     def seconds(self) -> float:
         """The median step; the first one, which warms caches and allocators, does not count where there are others."""
-        if self.cuda:
-            torch.cuda.synchronize()
-            steps = [a.elapsed_time(b) / 1e3 for a, b in zip(self.marks, self.marks[1:], strict=False)]
-        else:
-            steps = np.diff(self.marks).tolist()
+        steps = self.steps()
         return float(np.median(steps[1:] or steps))
 
 
@@ -71,12 +75,7 @@ def gemm_rate(device: torch.device, dtype: torch.dtype, repeats: int = 4) -> flo
     watch = Stopwatch(lambda x: x @ b, device)
     for _ in range(repeats + 1):
         watch(a)
-    if watch.cuda:
-        torch.cuda.synchronize()
-        times = [x.elapsed_time(y) / 1e3 for x, y in zip(watch.marks, watch.marks[1:], strict=False)]
-    else:
-        times = np.diff(watch.marks).tolist()
-    return 2 * _GEMM**3 / min(times)
+    return 2 * _GEMM**3 / min(watch.steps())
 
 
 # ---------------------------------------------------------------- the two loops
@@ -87,7 +86,6 @@ class Problem:
     """One inversion problem as both loops see it."""
 
     model: DualEncoder
-    method: str  # "oti" or "ovi"
     encode: Callable[[Tensor], Tensor]  # the engine's map (b, k, width) -> (b, d)
     forward: Callable[[Tensor], Tensor]  # the textbook's
     shape: tuple[int, int]  # (k, width)
@@ -125,14 +123,14 @@ def oti_problem(model: DualEncoder, n_tokens: int) -> Problem:
         return textbook.text_features(model.net, again, slots, tokens)
 
     encode = tower.encoder((before, after), n_tokens)
-    return Problem(model, "oti", encode, forward, (n_tokens, tower.width), tower.context_length)
+    return Problem(model, encode, forward, (n_tokens, tower.width), tower.context_length)
 
 
 def ovi_problem(model: DualEncoder, n_patches: int) -> Problem:
     """OVI as ``ovi`` runs it, and the textbook."""
     tower = ImageTower(model.net)
     forward = lambda patches: textbook.image_features(model.net, patches)  # noqa: E731
-    return Problem(model, "ovi", tower.encoder(n_patches), forward, (n_patches, tower.width), tower.n_slots + 1)
+    return Problem(model, tower.encoder(n_patches), forward, (n_patches, tower.width), tower.n_slots + 1)
 
 
 def _has_tokenizer(model: DualEncoder) -> bool:

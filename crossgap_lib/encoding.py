@@ -120,8 +120,13 @@ def skip_report(embeddings: Embeddings) -> str:
     skipped = embeddings.meta.get("skipped", [])
     if not skipped:
         return f"All {len(embeddings)} pictures were read."
+    return skip_sentence(skipped, len(embeddings) + len(skipped))
+
+
+def skip_sentence(skipped: Sequence[str], total: int) -> str:
+    """How many of ``total`` pictures are missing, and why the first three are."""
     shown = "; ".join(skipped[:3]) + ("; ..." if len(skipped) > 3 else "")
-    return f"{len(skipped)} of {len(embeddings) + len(skipped)} pictures could not be decoded and were skipped: {shown}"
+    return f"{len(skipped)} of {total} pictures could not be decoded and were skipped: {shown}"
 
 
 def encode_texts(

@@ -118,7 +118,10 @@ def clear_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise CrossgapError(f"No space is left for {folder}. {again}") from error
-        raise CrossgapError(f"Can't write into {folder}: {error.strerror or error}. {again}") from error
+        named, ours = Path(error.filename or folder).absolute(), folder.absolute()
+        elsewhere = not (named.is_relative_to(ours) or ours.is_relative_to(named))  # input, say, that went away
+        what = f"Can't use {error.filename}" if elsewhere else f"Can't write into {folder}"
+        raise CrossgapError(f"{what}: {error.strerror or error}. {again}") from error
     except KeyboardInterrupt as error:
         raise Interrupted(f"Interrupted. {again}") from error
 

@@ -18,6 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from crossgap_lib import memory
+from crossgap_lib.encoding import skip_sentence
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.fewer_steps import FIT_SAMPLES, Accelerated, accelerate
 from crossgap_lib.inversion import TEMPLATE, Job, check_width, invert_batch, optimise, oti_job, ovi_job
@@ -86,8 +87,9 @@ class Worker:
         """OTI's is fitted on the first rows: the same in every process that has the same threads."""
         if not self.plan.accelerated:
             return None
-        block = self.source.read(slice(0, min(FIT_SAMPLES, len(self.source))))
-        return accelerate(self.model, self.plan.method, self.plan.n, fit_on=block.features, seed=self.plan.seed)
+        plan, first = self.plan, slice(0, min(FIT_SAMPLES, len(self.source)))
+        fit_on = self.source.read(first).features if plan.method == "oti" else None
+        return accelerate(self.model, plan.method, plan.n, fit_on=fit_on, seed=plan.seed)
 
     @property
     def shards(self) -> int:
@@ -176,8 +178,7 @@ class Report:
             f"{self.batch} samples at a time"
         ]
         if self.skipped:
-            shown = "; ".join(self.skipped[:3]) + ("; ..." if len(self.skipped) > 3 else "")
-            lines.append(f"{len(self.skipped)} pictures could not be decoded and were skipped: {shown}")
+            lines.append(skip_sentence(self.skipped, self.rows + len(self.skipped)))
         return "\n".join([*lines, *self.notes])
 
 
