@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.frozen_linear import FrozenLinear, prefers_own_kernels
 from crossgap_lib.prefix_attention import prefix_attention
 
 Encode = Callable[[Tensor], Tensor]  # (b, n_pseudo, width) -> (b, d)
@@ -30,14 +31,17 @@ class Block:
         if not isinstance(getattr(module, "attn", None), nn.MultiheadAttention) or hasattr(module, "ln_1_kv"):
             raise CrossgapError(f"Inversion can't enter blocks of type {type(module).__name__}: not a plain ViT.")
         self.module, self.attn = module, module.attn
+        self.linear: dict[tuple[int, int], FrozenLinear] = {}  # of q, k, v: from, to
+        self.out_proj = FrozenLinear(self.attn.out_proj.weight, self.attn.out_proj.bias)
+        self.mlp = [FrozenLinear(m.weight, m.bias) if type(m) is nn.Linear else m for m in module.mlp]
 
-    def project(self, normed: Tensor, parts: slice) -> Tensor:
-        """Queries, keys, values (``parts`` of [q, k, v]) of (b, L, width): (b, L, parts, heads, head_width)."""
+    def project(self, normed: Tensor, first: int, last: int) -> Tensor:
+        """Of [q, k, v] those from ``first`` to ``last``: (b, L, width) -> (b, L, parts, heads, head_width)."""
         width, heads = self.attn.embed_dim, self.attn.num_heads
-        rows = slice(parts.start * width, parts.stop * width)
-        bias = None if self.attn.in_proj_bias is None else self.attn.in_proj_bias[rows]
-        out = F.linear(normed, self.attn.in_proj_weight[rows], bias)
-        return out.unflatten(-1, (parts.stop - parts.start, heads, width // heads))
+        if (first, last) not in self.linear:
+            rows, weight, bias = slice(first * width, last * width), self.attn.in_proj_weight, self.attn.in_proj_bias
+            self.linear[first, last] = FrozenLinear(weight[rows], None if bias is None else bias[rows])
+        return self.linear[first, last](normed).unflatten(-1, (last - first, heads, width // heads))
 
     def __call__(
         self, x: Tensor, *, past: KeyValue | None = None, mask: Tensor | None = None, only: int | None = None
@@ -48,28 +52,32 @@ class Block:
         With ``only``, the one position whose output is wanted is computed: (b, 1, width).
         """
         normed, own = self.module.ln_1(x), None
-        if past is not None and only is None and _prefers_loops(x):
-            qkv = self.project(normed, slice(0, 3))
+        if past is not None and only is None and prefers_own_kernels(x):
+            qkv = self.project(normed, 0, 3)
             attended = prefix_attention(qkv, *(part[0] for part in past))  # (b, L, heads, dh)
         else:
             if only is None:
-                q, *own = (part.transpose(1, 2) for part in self.project(normed, slice(0, 3)).unbind(2))
+                q, *own = (part.transpose(1, 2) for part in self.project(normed, 0, 3).unbind(2))
             else:
-                own = [part.transpose(1, 2) for part in self.project(normed, slice(1, 3)).unbind(2)]
+                own = [part.transpose(1, 2) for part in self.project(normed, 1, 3).unbind(2)]
                 rows = slice(only, None if only == -1 else only + 1)
                 x, normed = x[:, rows], normed[:, rows]
-                q = self.project(normed, slice(0, 1))[:, :, 0].transpose(1, 2)  # (b, heads, 1, dh)
+                q = self.project(normed, 0, 1)[:, :, 0].transpose(1, 2)  # (b, heads, 1, dh)
             k, v = own
             if past is not None:
                 k, v = (torch.cat([p.expand(len(x), -1, -1, -1), o], dim=2) for p, o in zip(past, own, strict=True))
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
-        x = x + self.module.ls_1(self.attn.out_proj(attended.flatten(2)))
-        return x + self.module.ls_2(self.module.mlp(self.module.ln_2(x))), own and tuple(own)
+        x = self._residual(self.out_proj, attended.flatten(2), x, self.module.ls_1)
+        inner = self.module.ln_2(x)
+        for layer in self.mlp[:-1]:
+            inner = layer(inner)
+        return self._residual(self.mlp[-1], inner, x, self.module.ls_2), own and tuple(own)
 
-
-def _prefers_loops(x: Tensor) -> bool:
-    """On a CPU in fp32 the general attention kernel costs more than its arithmetic; on a GPU it is the best choice."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    @staticmethod
+    def _residual(last: Callable, inner: Tensor, x: Tensor, scale: nn.Module) -> Tensor:
+        """x + scale(last(inner))"""
+        fused = isinstance(last, FrozenLinear) and isinstance(scale, nn.Identity)
+        return last(inner, add=x) if fused else x + scale(last(inner))
 
 
 def _run(blocks: list[Block], x: Tensor, pooled: int | None, pasts: list | None = None, mask=None) -> Tensor:
