@@ -22,8 +22,9 @@ _HOME = {
     "oti": "inversion",
     "ovi": "inversion",
     "skip_report": "encoding",
+    "zoo": "pretrain.cards",
 }
-_MODULES = ("metrics", "plots", "tasks")
+_MODULES = ("metrics", "plots", "projection", "tasks")
 
 __all__ = sorted([*_HOME, *_MODULES])
 

@@ -112,7 +112,7 @@ def _near(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-# ---------------------------------------------------------------- embed, pretrain, fetch
+# ---------------------------------------------------------------- embed, pretrain, zoo, fetch
 
 
 @cli.command()
@@ -165,6 +165,18 @@ def _change(text: str) -> tuple[str, Any]:
     if not equals:
         raise CrossgapError(f"--set takes KEY=VALUE, not {text!r}.")
     return key, typed(value)
+
+
+@cli.command()
+@click.option("--measure", is_flag=True, help="Measure the numbers anew, a minute for each model.")
+def zoo(measure: bool) -> None:
+    """Print the cards of the shipped minis, side by side."""
+    from crossgap_lib.paths import MINIS
+    from crossgap_lib.pretrain.cards import remeasure, zoo
+
+    for folder in sorted(MINIS.glob("mini-*")) if measure else ():
+        remeasure(folder)
+    click.echo(zoo().T.to_string(na_rep="-"))
 
 
 @cli.command()

@@ -35,7 +35,7 @@ def test_help_loads_nothing_heavy():
 
 
 def test_commands_are_those_that_work():
-    assert set(cli.cli.commands) == {"figures", "embed", "pretrain", "fetch", "invert", "bench", "doctor"}
+    assert set(cli.cli.commands) == {"figures", "embed", "pretrain", "zoo", "fetch", "invert", "bench", "doctor"}
     for name in cli.cli.commands:
         assert run(name, "--help").exit_code == 0
 

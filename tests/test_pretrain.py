@@ -8,12 +8,14 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from open_clip.loss import ClipLoss
 from PIL import Image
 
-from crossgap_lib import pretrain
+from crossgap_lib import pretrain, world
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.models import load_model
 from crossgap_lib.paths import MINIS
+from crossgap_lib.pretrain import cards, files, loop, views
 
 TINY = replace(pretrain.RECIPES["mini-clip"], pictures=48, epochs=3, batch=16, warmup=2)
 
@@ -22,8 +24,8 @@ TINY = replace(pretrain.RECIPES["mini-clip"], pictures=48, epochs=3, batch=16, w
 def run(tmp_path_factory):
     """(folder, net, weights after each epoch) of an uninterrupted tiny run."""
     folder, epochs = tmp_path_factory.mktemp("run"), []
-    keep = lambda _, net: epochs.append({k: v.clone() for k, v in net.state_dict().items()})  # noqa: E731
-    net, _ = pretrain.train(TINY, folder, after_epoch=keep)
+    keep = lambda _, run: epochs.append({k: v.clone() for k, v in run.net.state_dict().items()})  # noqa: E731
+    net, _ = loop.train(TINY, folder, after_epoch=keep)
     return folder, net, epochs
 
 
@@ -38,16 +40,16 @@ def test_training_changes_weights_and_holds_the_logit_scale(run):
 
 def test_training_lowers_the_loss(tmp_path):
     recipe = replace(TINY, epochs=25, warmup=5, pictures=16)
-    net, _ = pretrain.train(recipe, tmp_path)
-    start = pretrain._new_net(tmp_path, recipe.seed)
+    net, _ = loop.train(recipe, tmp_path)
+    start = files.new_open_clip(tmp_path, recipe.seed)
     start.logit_scale.data.fill_(math.log(100))
-    pixels = pretrain._pixels(pretrain.training_pictures(16, 0, 1.0), None, "cpu")
-    data = pretrain.world.world_dataset("all/train", n=16)
+    pixels = views.normalised(views.pixels(loop.training_set(recipe)[0]))
+    data = world.world_dataset("all/train", n=16)
     ids = open_clip.get_tokenizer(f"local-dir:{tmp_path}")([c[0] for c in data.captions])
     losses = []
     for model in (start.eval(), net.eval()):
         with torch.no_grad():
-            losses.append(pretrain.ClipLoss()(*model(pixels, ids)[:3]).item())
+            losses.append(ClipLoss()(*model(pixels, ids)[:3]).item())
     assert losses[1] < 0.7 * losses[0]
 
 
@@ -57,9 +59,9 @@ def test_resumed_run_equals_the_uninterrupted_one(run, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pretrain.train(TINY, tmp_path, after_epoch=cut)
+        loop.train(TINY, tmp_path, after_epoch=cut)
     seen = []
-    net, seconds = pretrain.train(TINY, tmp_path, after_epoch=lambda epoch, _: seen.append(epoch))
+    net, seconds = loop.train(TINY, tmp_path, after_epoch=lambda epoch, _: seen.append(epoch))
     assert seen == [2], "two epochs were checkpointed, so one was left"
     assert seconds > 0
     for name, weights in run[1].state_dict().items():
@@ -68,12 +70,12 @@ def test_resumed_run_equals_the_uninterrupted_one(run, tmp_path):
 
 def test_checkpoint_of_another_recipe_is_refused(run):
     with pytest.raises(CrossgapError, match="another recipe"):
-        pretrain.train(replace(TINY, lr=0.5), run[0])
+        loop.train(replace(TINY, lr=0.5), run[0])
 
 
 def test_learning_rate_warms_up_and_ends_at_zero():
     recipe = replace(TINY, warmup=10, lr=1.0)
-    rates = [pretrain._learning_rate(recipe, step, 100) for step in range(100)]
+    rates = [loop._learning_rate(recipe, step, 100) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == pytest.approx(1.0)
     assert np.all(np.diff(rates[10:]) < 0)
@@ -82,8 +84,8 @@ def test_learning_rate_warms_up_and_ends_at_zero():
 
 def test_written_checkpoint_loads_in_open_clip_alone(run, tmp_path):
     _, net, _ = run
-    pretrain.write_skeleton(tmp_path)
-    pretrain.write_weights(tmp_path, net)
+    files.write_open_clip(tmp_path)
+    files.write_weights(tmp_path, net)
     loaded, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{tmp_path}")
     ids = tokenizer(["a photo of a red dog", "a unicorn"])
@@ -100,7 +102,7 @@ def test_written_checkpoint_loads_in_open_clip_alone(run, tmp_path):
 
 def test_pretrain_writes_checkpoint_and_card(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "ROOT", tmp_path)
-    monkeypatch.setattr(pretrain, "measure", lambda _: {"parameters": 1.6e6, "modality gap": 0.5})
+    monkeypatch.setattr(cards, "measure", lambda _: {"parameters": 1.6e6, "modality gap": 0.5})
     overrides = {"pictures": 32, "epochs": 1, "batch": 16}
     folder = pretrain.pretrain("mini-clip", out=tmp_path / "mini-tiny", device="cpu", overrides=overrides)
     card = json.loads((folder / "card.json").read_text())
@@ -122,7 +124,7 @@ def test_refusals():
 def test_shipped_mini_meets_its_criterion():
     """The criterion by which the world's difficulty was fixed, on the weights as shipped; the card tells the truth."""
     folder = MINIS / "mini-clip"
-    measured, card = pretrain.measure(folder), json.loads((folder / "card.json").read_text())["measured"]
+    measured, card = cards.measure(folder), json.loads((folder / "card.json").read_text())["measured"]
     assert measured["zero-shot accuracy, all kinds"] >= 0.90
     assert measured["dogs-vs-cats text-image mAP"] > 0.98
     assert 0.75 <= measured["dogs-vs-cats image-image mAP"] <= 0.90

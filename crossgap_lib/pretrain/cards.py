@@ -1,0 +1,174 @@
+"""Model cards: what a mini is, how it was trained, and its numbers on held-out pictures."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from crossgap_lib import metrics, world
+from crossgap_lib.datasets import load_dataset
+from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.encoders import DualEncoder
+from crossgap_lib.encoding import encode_images, encode_texts
+from crossgap_lib.errors import CrossgapError
+from crossgap_lib.inversion import oti
+from crossgap_lib.models import load_model
+from crossgap_lib.paths import MINIS
+from crossgap_lib.pretrain.files import write_json
+from crossgap_lib.pretrain.recipes import Recipe
+from crossgap_lib.projection import pca_of_prompts
+from crossgap_lib.tasks import along_steps, class_prompts, drawn, peaks, snapshot_steps
+
+_OTI_QUERIES, _OTI_GALLERY, _OTI_STEPS = 64, 1200, 150  # as notebook 02 draws them
+_OBJECTIVES = {
+    "clip": "softmax cross-entropy over image-text pairs (CLIP), logit scale held at {logit_scale:g}",
+    "siglip": "a sigmoid for every image-text pair (SigLIP), logit scale held at {logit_scale:g}, the bias learned",
+    "slip": "CLIP's (logit scale held at {logit_scale:g}) and SimCLR between two strong views of each picture (SLIP)",
+    "siglip2": "SigLIP's (logit scale held at {logit_scale:g}, the bias learned) and local-to-global self-distillation "
+    "with a moving-average teacher (as in SigLIP 2, from the first step on)",
+    "dino": "self-distillation of pictures with a moving-average teacher (DINO); no text. The teacher is shipped",
+}
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def measure(folder: Path) -> dict[str, float]:
+    """The card's numbers, on held-out pictures and on the weights as written (fp16)."""
+    model = load_model(f"local-dir:{folder}", device="cpu")
+    everything, pets = (encode_images(model, load_dataset(f"world:{s}"), cache=False) for s in ("all", "dogs-vs-cats"))
+    values = {
+        "parameters": float(sum(p.numel() for p in model.net.parameters())),
+        "dogs-vs-cats image-image mAP": metrics.mean_average_precision(pets, pets),
+        "image-image mAP, all kinds": metrics.mean_average_precision(everything, everything),
+    }
+    if model.has_text:
+        values |= _with_text(model, everything, pets) | _inverted(model)
+    return {name: round(float(value), 4) for name, value in values.items()}
+
+
+def _with_text(model: DualEncoder, everything: Embeddings, pets: Embeddings) -> dict[str, float]:
+    kinds, two = class_prompts(model, everything), class_prompts(model, pets)
+    captions = encode_texts(model, everything.texts.tolist(), cache=False)
+    projected = pca_of_prompts(kinds)(everything)
+    return {
+        "zero-shot accuracy, all kinds": metrics.zero_shot_accuracy(everything, kinds),
+        "modality gap": metrics.modality_gap(everything, captions),
+        "dogs-vs-cats text-image mAP": metrics.mean_average_precision(two, pets),
+        "image-image mAP, all kinds, PCA of class prompts": metrics.mean_average_precision(projected, projected),
+    }
+
+
+def _inverted(model: DualEncoder) -> dict[str, float]:
+    """One-token OTI: where it is best, and where it ends."""
+    gallery = encode_images(model, drawn(load_dataset("world:all"), _OTI_GALLERY), cache=False)
+    queries = gallery[:_OTI_QUERIES]
+    run = oti(model, queries, steps=_OTI_STEPS, snapshots=snapshot_steps(_OTI_STEPS), cache=False)
+    peak = peaks(along_steps({1: run}, gallery)).iloc[0]
+    return {
+        "OTI loss, 1 token, step 150": float(run.losses[-1].mean()),
+        "image-image mAP of the OTI queries": metrics.mean_average_precision(queries, gallery),
+        "OTI mAP at its best step": peak["peak mAP"] / 100,
+        "OTI best step": float(peak["peak step"]),
+        "OTI mAP, step 150": peak["last mAP"] / 100,
+    }
+
+
+# ---------------------------------------------------------------- cards
+
+
+def write_card(folder: Path, recipe: Recipe, seconds: float, device: str) -> dict[str, Any]:
+    """Measures the written checkpoint and describes it in card.json and README.md."""
+    seen = recipe.steps * recipe.batch
+    training = {"steps": recipe.steps, "pictures seen": seen, "minutes": round(seconds / 60, 1), "device": device}
+    return _write(folder, {"recipe": asdict(recipe), "training": training, "measured": measure(folder)})
+
+
+def remeasure(folder: Path) -> dict[str, Any]:
+    """The card of a mini that is there already, with its numbers measured anew."""
+    return _write(folder, read_card(folder) | {"measured": measure(folder)})
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """What card.json says.
+
+    Raises:
+        CrossgapError: there is no card.
+    """
+    if not (folder / "card.json").is_file():
+        raise CrossgapError(f"{folder} holds no card.json: it is not a mini.")
+    return json.loads((folder / "card.json").read_text())
+
+
+def zoo(folder: Path = MINIS) -> pd.DataFrame:
+    """A row for each shipped mini: how it was trained and what was measured on held-out pictures."""
+    rows = []
+    for path in sorted(folder.glob("mini-*")):
+        card = read_card(path)
+        recipe, training = card["recipe"], card["training"]
+        how = {"objective": recipe["objective"], "logit scale": recipe["logit_scale"], "seed": recipe["seed"]}
+        if recipe["objective"] == "dino":
+            how["logit scale"] = None
+        rows.append(
+            {"model": path.name, **how, **{k: v for k, v in training.items() if k != "device"}, **card["measured"]}
+        )
+    return pd.DataFrame(rows).set_index("model")
+
+
+def _write(folder: Path, card: dict[str, Any]) -> dict[str, Any]:
+    write_json(folder / "card.json", card)
+    (folder / "README.md").write_text(_card_text(folder.name, card))
+    return card
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:.3f}"
+
+
+def _card_text(name: str, card: dict[str, Any]) -> str:
+    recipe, training, measured = card["recipe"], card["training"], card["measured"]
+    numbers = "\n".join(f"| {k} | {_number(v)} |" for k, v in measured.items())
+    images_only = recipe["objective"] == "dino"
+    return f"""# {name}
+
+A small {"image encoder" if images_only else "dual encoder"} ({measured["parameters"]:,.0f} parameters) trained from
+nothing by `crossgap pretrain {name}` on pictures that crossgap draws. It knows {len(world.KINDS)} kinds of cartoon
+things and {len(world.NUISANCES)} nuisances, and nothing of real photos.
+
+- **Files**: {_loading(name, images_only)} Weights are fp16.
+- **Data**: `world:all/train`, {recipe["pictures"]:,} pictures at strength {recipe["strength"]}{_captions(recipe)}.
+- **Objective**: {_OBJECTIVES[recipe["objective"]].format(**recipe)}.
+- **Training**: {training["steps"]:,} steps of {recipe["batch"]}, {training["pictures seen"]:,} pictures seen,
+  {training["minutes"]} minutes on {training["device"]} in {recipe["precision"]}, seed {recipe["seed"]}.
+
+| measured on held-out pictures | |
+|---|---|
+{numbers}
+
+One seed. The world's nuisance strength and mention rates, and the recipe, were fixed by zero-shot accuracy and
+dogs-vs-cats retrieval of mini-clip alone, before looking at what inversion or projection do.
+"""
+
+
+def _loading(name: str, images_only: bool) -> str:
+    if images_only:
+        return (
+            "timm's `local-dir:` format, so\n"
+            f'  `timm.create_model("local-dir:data/minis/{name}", pretrained=True)` loads it without crossgap.'
+        )
+    return (
+        "open_clip's `local-dir:` format, so\n"
+        f'  `open_clip.create_model_and_transforms("local-dir:data/minis/{name}")` and\n'
+        f'  `open_clip.get_tokenizer("local-dir:data/minis/{name}")` load it without crossgap.'
+    )
+
+
+def _captions(recipe: dict[str, Any]) -> str:
+    if recipe["objective"] == "dino":
+        return ""
+    terse = f"the first {recipe['terse_epochs']} of {recipe['epochs']} epochs"
+    return (
+        f", a new caption for each picture in each epoch;\n  a quarter of the captions are terse in {terse}, none later"
+    )

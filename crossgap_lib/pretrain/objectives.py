@@ -1,0 +1,255 @@
+"""What each mini minimises. An objective owns the encoder, the heads and teacher it needs, and the loss of a batch.
+
+* clip: softmax cross-entropy over image-text pairs (Radford et al. 2021), open_clip's ``ClipLoss``.
+* siglip: a sigmoid for every pair (Zhai et al. 2023), open_clip's ``SigLipLoss``; the bias is learned.
+* slip: clip, plus SimCLR between two strong views (Mu et al. 2022, Eq. of Sec. 3, weight 1).
+* siglip2: siglip, plus the local-to-global self-distillation of SigLIP 2 (Tschannen et al. 2025, Sec. 2.3): a teacher,
+  the moving average of the image tower, sees the whole picture, the student small crops. From the first step on, where
+  SigLIP 2 adds it for the last fifth; without its decoder and masked-patch losses.
+* dino: self-distillation alone (Caron et al. 2021), no text; the teacher is what is kept.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from open_clip.loss import ClipLoss, SigLipLoss
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crossgap_lib import world
+from crossgap_lib.pretrain import files, views
+from crossgap_lib.pretrain.recipes import Recipe
+
+_SIGLIP_BIAS = -10.0  # where SigLIP's begins
+_SIMCLR_TEMPERATURE = 0.1
+_GLOBAL, _LOCAL, _LOCAL_SIDE, _LOCALS = (0.4, 1.0), (0.1, 0.4), world.SIZE // 2, 4  # shares of the area; pixels
+_SIMCLR_AREA = (0.3, 1.0)
+_PROTOTYPES, _HIDDEN = 512, 512
+_STUDENT_TEMPERATURE, _TEACHER_TEMPERATURE = 0.1, 0.04
+_CENTRE_MOMENTUM, _TEACHER_MOMENTUM = 0.9, 0.99
+
+
+@dataclass(frozen=True)
+class Batch:
+    pixels: Tensor  # (b, 3, h, w) in [0, 1]
+    ids: Tensor  # (b, context) token ids
+    rng: np.random.Generator  # of the views
+
+
+# ---------------------------------------------------------------- the losses that open_clip lacks
+
+
+def simclr_loss(first: Tensor, second: Tensor, temperature: float = _SIMCLR_TEMPERATURE) -> Tensor:
+    """NT-Xent (Chen et al. 2020, Eq. 1) of two views (b, d) each: each picks its partner among the other 2b - 1."""
+    z = F.normalize(torch.cat([first, second]), dim=-1)  # (2b, d)
+    logits = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
+    partner = torch.arange(len(z), device=z.device).roll(len(first))
+    return F.cross_entropy(logits, partner)
+
+
+def distillation_loss(student: list[Tensor], teacher: list[Tensor], centre: Tensor, same: int = 0) -> Tensor:
+    """DINO's cross-entropy (Caron et al. 2021, Eq. 3), the mean over pairs of a student's and a teacher's view.
+
+    Args:
+        student, teacher: logits (b, prototypes) of each view.
+        centre: (prototypes,) the running mean of the teacher's logits, taken off before its softmax.
+        same: the first so many views are the same pictures for both, and a view is not compared with itself.
+    """
+    targets = [F.softmax((t - centre) / _TEACHER_TEMPERATURE, dim=-1) for t in teacher]
+    guesses = [F.log_softmax(s / _STUDENT_TEMPERATURE, dim=-1) for s in student]
+    pairs = [(t, g) for i, t in enumerate(targets) for j, g in enumerate(guesses) if i != j or i >= same]
+    return torch.stack([-(t * g).sum(dim=-1).mean() for t, g in pairs]).mean()
+
+
+# ---------------------------------------------------------------- parts
+
+
+def _mlp(inner: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(files.WIDTH, inner), nn.GELU(), nn.Linear(inner, out))
+
+
+class PrototypeHead(nn.Module):
+    """DINO's head: an MLP, unit norm, then cosines with prototypes of unit norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.mlp, self.prototypes = _mlp(_HIDDEN, files.WIDTH), nn.Parameter(torch.randn(_PROTOTYPES, files.WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(self.mlp(x), dim=-1) @ F.normalize(self.prototypes, dim=-1).T  # (b, prototypes)
+
+
+def pooled(visual: nn.Module, images: Tensor) -> Tensor:
+    """The CLS output before the projection, of an open_clip image tower: (b, 3, h, w) -> (b, width).
+
+    Smaller pictures than the tower's get its positions interpolated, as DINO's local crops do.
+    """
+    patches = visual.conv1(images)  # (b, width, rows, columns)
+    cls = visual.class_embedding.expand(len(images), 1, -1).to(patches.dtype)
+    x = torch.cat([cls, patches.flatten(2).transpose(1, 2)], dim=1)
+    x = visual.ln_pre(x + _positions(visual.positional_embedding, patches.shape[-2:]))
+    return visual._pool(visual.transformer(x))[0]
+
+
+def _positions(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(1 + side^2, width) -> (1 + rows * columns, width)"""
+    side = math.isqrt(len(embedding) - 1)
+    if tuple(grid) == (side, side):
+        return embedding
+    square = embedding[1:].T.unflatten(1, (side, side))[None]  # (1, width, side, side)
+    smaller = F.interpolate(square, size=tuple(grid), mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([embedding[:1], smaller[0].flatten(1).T])
+
+
+class Teacher(nn.Module):
+    """The moving average of a student, and of its outputs (the centre)."""
+
+    def __init__(self, student: nn.Module):
+        super().__init__()
+        self.module = copy.deepcopy(student).requires_grad_(False)
+        self.register_buffer("centre", torch.zeros(_PROTOTYPES))
+
+    @torch.no_grad()
+    def follow(self, student: nn.Module, progress: float) -> None:
+        """Momentum from 0.99 to 1 over the run, on a cosine."""
+        momentum = 1 - (1 - _TEACHER_MOMENTUM) * 0.5 * (1 + math.cos(math.pi * progress))
+        for mine, theirs in zip(self.module.parameters(), student.parameters(), strict=True):
+            mine.lerp_(theirs.detach(), 1 - momentum)
+
+    @torch.no_grad()
+    def recentre(self, logits: list[Tensor]) -> None:
+        self.centre.lerp_(torch.cat(logits).mean(dim=0), 1 - _CENTRE_MOMENTUM)
+
+
+def _strong(batch: Batch, area: tuple[float, float], side: int = world.SIZE) -> Tensor:
+    return views.strong(batch.pixels, batch.rng, area, side)
+
+
+# ---------------------------------------------------------------- the objectives
+
+
+class Objective(nn.Module):
+    """``net`` is trained, ``loss`` is minimised, ``shipped`` is what the checkpoint holds at the end."""
+
+    net: nn.Module
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The loss of a batch, a scalar. Encoders run under the caller's autocast, losses in fp32."""
+        raise NotImplementedError
+
+    def after_step(self, progress: float) -> None:
+        """Called after each optimizer step with the share of the run that is done."""
+
+    def shipped(self) -> nn.Module:
+        return self.net
+
+
+class ImageText(Objective):
+    """clip and siglip."""
+
+    def __init__(self, net: nn.Module, recipe: Recipe, pair_loss: Callable[..., Tensor]):
+        super().__init__()
+        self.net, self.pair_loss = net, pair_loss
+        net.logit_scale.requires_grad_(False).fill_(math.log(recipe.logit_scale))
+
+    def loss(self, batch: Batch) -> Tensor:
+        images = views.normalised(views.shifted(batch.pixels, batch.rng))
+        features, texts, *rest = self.net(images, batch.ids)  # rest: scale and, for siglip, bias
+        return self.pair_loss(features.float(), texts.float(), *rest)
+
+
+class Slip(ImageText):
+    """An image-text loss and SimCLR on the features before the projection."""
+
+    def __init__(self, net: nn.Module, recipe: Recipe, pair_loss: Callable[..., Tensor]):
+        super().__init__(net, recipe, pair_loss)
+        self.head = _mlp(_HIDDEN, files.WIDTH)
+
+    def loss(self, batch: Batch) -> Tensor:
+        first, second = (self.head(pooled(self.net.visual, _strong(batch, _SIMCLR_AREA))) for _ in range(2))
+        return super().loss(batch) + simclr_loss(first.float(), second.float())
+
+
+class Siglip2(ImageText):
+    """An image-text loss, and local crops that guess what the teacher sees in the whole picture."""
+
+    def __init__(self, net: nn.Module, recipe: Recipe, pair_loss: Callable[..., Tensor]):
+        super().__init__(net, recipe, pair_loss)
+        self.head = PrototypeHead()
+        self.teacher = Teacher(self._student())
+
+    def _student(self) -> nn.ModuleList:
+        return nn.ModuleList([self.net.visual, self.head])
+
+    def loss(self, batch: Batch) -> Tensor:
+        visual, head = self.teacher.module
+        with torch.no_grad():
+            whole = [head(pooled(visual, views.normalised(batch.pixels))).float()]
+        local = torch.cat([_strong(batch, _LOCAL, _LOCAL_SIDE) for _ in range(_LOCALS)])
+        guesses = self.head(pooled(self.net.visual, local)).float().chunk(_LOCALS)
+        distilled = distillation_loss(list(guesses), whole, self.teacher.centre)
+        self.teacher.recentre(whole)
+        return super().loss(batch) + distilled
+
+    def after_step(self, progress: float) -> None:
+        self.teacher.follow(self._student(), progress)
+
+
+class Dino(Objective):
+    """Two large and four small views; the student sees all, the teacher the large ones."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net, self.head = net, PrototypeHead()
+        self.teacher = Teacher(self._student())
+
+    def _student(self) -> nn.ModuleList:
+        return nn.ModuleList([self.net, self.head])
+
+    def loss(self, batch: Batch) -> Tensor:
+        whole = torch.cat([_strong(batch, _GLOBAL) for _ in range(2)])
+        local = torch.cat([_strong(batch, _LOCAL, _LOCAL_SIDE) for _ in range(_LOCALS)])
+        net, head = self.teacher.module
+        with torch.no_grad():
+            targets = list(head(net(whole)).float().chunk(2))
+        guesses = [*self.head(self.net(whole)).chunk(2), *self.head(self.net(local)).chunk(_LOCALS)]
+        loss = distillation_loss([g.float() for g in guesses], targets, self.teacher.centre, same=2)
+        self.teacher.recentre(targets)
+        return loss
+
+    def after_step(self, progress: float) -> None:
+        self.teacher.follow(self._student(), progress)
+
+    def shipped(self) -> nn.Module:
+        return self.teacher.module[0]
+
+
+OBJECTIVES = ("clip", "siglip", "slip", "siglip2", "dino")
+_IMAGE_TEXT = {"clip": (ImageText, ClipLoss), "slip": (Slip, ClipLoss)} | {
+    "siglip": (ImageText, SigLipLoss),
+    "siglip2": (Siglip2, SigLipLoss),
+}
+
+
+def write_skeleton(folder: Path, objective: str) -> None:
+    """The files beside the weights, as the objective needs them."""
+    if objective == "dino":
+        files.write_timm(folder)
+    else:
+        files.write_open_clip(folder, logit_bias=_SIGLIP_BIAS if objective.startswith("siglip") else None)
+
+
+def make_objective(recipe: Recipe, folder: Path) -> Objective:
+    """The recipe's objective around a new encoder; ``folder`` holds the skeleton. Heads are drawn from the seed too."""
+    net = files.new_timm(recipe.seed) if recipe.objective == "dino" else files.new_open_clip(folder, recipe.seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed + 1)
+        if recipe.objective == "dino":
+            return Dino(net)
+        kind, pair_loss = _IMAGE_TEXT[recipe.objective]
+        return kind(net, recipe, pair_loss())

@@ -1,0 +1,43 @@
+"""What determines the training of each mini: same world, same budget, same tower; the objective differs."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that determines a training run, apart from the machine."""
+
+    name: str
+    objective: str = "clip"  # a name in objectives.OBJECTIVES
+    logit_scale: float = 100.0  # held there: pre-trained CLIP ends at 100, and that is what makes the gap wide
+    pictures: int = 48_000
+    epochs: int = 10  # of the learning-rate schedule
+    terse_epochs: int = 6  # some captions are terse in these first epochs alone: kinds are learned first, then details
+    batch: int = 128
+    lr: float = 1e-3
+    weight_decay: float = 0.1
+    warmup: int = 150  # steps
+    seed: int = 0
+    strength: float = 1.0  # nuisance strength of the world
+    precision: str = "fp32"  # fp32, or bf16: autocast over fp32 weights
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.pictures // self.batch
+
+    @property
+    def steps(self) -> int:
+        return self.steps_per_epoch * self.epochs
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("mini-clip"),
+        Recipe("mini-clip-tau1", logit_scale=1.0, precision="bf16"),
+        Recipe("mini-siglip", objective="siglip", precision="bf16"),
+        Recipe("mini-slip", objective="slip", precision="bf16"),
+        Recipe("mini-siglip2", objective="siglip2", precision="bf16"),
+        Recipe("mini-dino", objective="dino", precision="bf16"),
+    )
+}

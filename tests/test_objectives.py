@@ -1,0 +1,222 @@
+"""The minis' objectives against textbook loops, and what each trains."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from open_clip.loss import ClipLoss, SigLipLoss
+from torch.nn import functional as F
+
+from crossgap_lib.pretrain import RECIPES, objectives, views
+from crossgap_lib.pretrain.objectives import Batch, distillation_loss, make_objective, simclr_loss, write_skeleton
+
+
+def draw(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def batch(n=6, seed=0):
+    ids = torch.randint(2, 40, (n, 24), generator=torch.Generator().manual_seed(seed))
+    ids[:, 9] = 62  # EOT, the highest
+    pixels = torch.rand(n, 3, 48, 48, generator=torch.Generator().manual_seed(seed))
+    return Batch(pixels, ids, np.random.default_rng(seed))
+
+
+def make(name, folder):
+    recipe = RECIPES[name]
+    write_skeleton(folder, recipe.objective)
+    return make_objective(recipe, folder)
+
+
+# ---------------------------------------------------------------- losses
+
+
+def test_simclr_is_the_textbook_loop():
+    first, second = draw(5, 7), draw(5, 7, seed=1)
+    z = [v / v.norm() for v in (*first, *second)]
+    losses = []
+    for i in range(10):
+        partner = (i + 5) % 10
+        others = [math.exp(float(z[i] @ z[k]) / 0.1) for k in range(10) if k != i]
+        losses.append(-math.log(math.exp(float(z[i] @ z[partner]) / 0.1) / sum(others)))
+    assert simclr_loss(first, second).item() == pytest.approx(np.mean(losses), rel=1e-9)
+
+
+def test_distillation_is_the_textbook_loop():
+    student, teacher = [draw(4, 6, seed=s) for s in range(3)], [draw(4, 6, seed=10 + s) for s in range(2)]
+    centre, losses = draw(6, seed=20), []
+    for i, t in enumerate(teacher):
+        for j, s in enumerate(student):
+            if i == j:
+                continue
+            for row in range(4):
+                target = torch.softmax((t[row] - centre) / 0.04, 0)
+                losses.append(-sum(target * torch.log(torch.softmax(s[row] / 0.1, 0))).item())
+    assert distillation_loss(student, teacher, centre, same=2).item() == pytest.approx(np.mean(losses), rel=1e-9)
+
+
+def test_distillation_compares_all_pairs_where_no_view_is_shared():
+    student, teacher, centre = [draw(4, 6)], [draw(4, 6)], torch.zeros(6, dtype=torch.float64)
+    target = torch.softmax(teacher[0] / 0.04, -1)
+    expected = F.cross_entropy(student[0] / 0.1, target)
+    assert distillation_loss(student, teacher, centre).item() == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize(("name", "loss"), [("mini-clip", ClipLoss()), ("mini-siglip", SigLipLoss())])
+def test_image_text_losses_are_open_clips(name, loss, tmp_path):
+    objective, given = make(name, tmp_path), batch()
+    images, texts, *rest = objective.net(
+        views.normalised(views.shifted(given.pixels, np.random.default_rng(0))), given.ids
+    )
+    assert objective.loss(given).item() == pytest.approx(loss(images, texts, *rest).item(), rel=1e-6)
+
+
+def test_siglip_is_a_sigmoid_for_every_pair(tmp_path):
+    objective, given = make("mini-siglip", tmp_path), batch(4)
+    images = views.normalised(views.shifted(given.pixels, np.random.default_rng(0)))
+    x, y = (
+        F.normalize(f(v), dim=-1)
+        for f, v in ((objective.net.encode_image, images), (objective.net.encode_text, given.ids))
+    )
+    total = 0.0
+    for i in range(4):
+        for j in range(4):
+            logit = 100 * float(x[i] @ y[j]) - 10
+            total += math.log1p(math.exp(-logit if i == j else logit)) / 4
+    assert objective.loss(given).item() == pytest.approx(total, rel=1e-4)
+
+
+def test_slip_and_siglip2_add_to_the_image_text_loss(tmp_path, monkeypatch):
+    for name, plain in (("mini-slip", "mini-clip"), ("mini-siglip2", "mini-siglip")):
+        given = batch()
+        monkeypatch.setattr(objectives, "simclr_loss", lambda *_: torch.tensor(0.0))
+        monkeypatch.setattr(objectives, "distillation_loss", lambda *_, **__: torch.tensor(0.0))
+        monkeypatch.setattr(views, "shifted", lambda pixels, _: pixels)
+        without = make(name, tmp_path / name).loss(given).item()
+        assert without == pytest.approx(make(plain, tmp_path / plain).loss(given).item(), rel=1e-6)
+        monkeypatch.setattr(objectives, "simclr_loss", lambda *_: torch.tensor(2.0))
+        monkeypatch.setattr(objectives, "distillation_loss", lambda *_, **__: torch.tensor(2.0))
+        assert make(name, tmp_path / name).loss(given).item() == pytest.approx(without + 2, rel=1e-6)
+
+
+# ---------------------------------------------------------------- what is trained, what is shipped
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_gradients_reach_all_that_is_trained_and_nothing_else(name, tmp_path):
+    objective = make(name, tmp_path)
+    objective.loss(batch()).backward()
+    for part, parameter in objective.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, part
+            assert torch.isfinite(parameter.grad).all(), part
+        else:
+            assert parameter.grad is None
+            assert part.startswith("teacher") or part == "net.logit_scale"
+
+
+def test_the_same_seed_gives_the_same_encoder_under_every_image_text_objective(tmp_path):
+    nets = [
+        make(n, tmp_path / n).net for n in ("mini-clip", "mini-siglip", "mini-slip", "mini-siglip2", "mini-clip-tau1")
+    ]
+    for net in nets[1:]:
+        for name, weights in nets[0].state_dict().items():
+            if name != "logit_scale":
+                assert torch.equal(weights, net.state_dict()[name]), name
+
+
+def test_teacher_follows_the_student(tmp_path):
+    objective = make("mini-dino", tmp_path)
+    teacher, student = objective.teacher.module[0].cls_token, objective.net.cls_token
+    before = teacher.clone()
+    with torch.no_grad():
+        student += 1.0
+    objective.after_step(0.0)
+    torch.testing.assert_close(teacher, before + 0.01, atol=1e-6, rtol=0)  # momentum 0.99
+    halfway = teacher.clone()
+    objective.after_step(1.0)
+    assert torch.equal(teacher, halfway), "momentum 1 at the end"
+    assert objective.shipped() is objective.teacher.module[0]
+
+
+def test_centre_is_the_running_mean_of_the_teachers_outputs(tmp_path):
+    teacher = make("mini-dino", tmp_path).teacher
+    teacher.recentre([torch.ones(3, 512), 3 * torch.ones(3, 512)])
+    torch.testing.assert_close(teacher.centre, torch.full((512,), 0.2))
+
+
+def test_pooled_is_open_clips_own_forward_pass(tmp_path):
+    visual = make("mini-clip", tmp_path).net.visual.eval()
+    images = draw(3, 3, 48, 48).float()
+    torch.testing.assert_close(objectives.pooled(visual, images) @ visual.proj, visual(images), atol=1e-6, rtol=0)
+    assert objectives.pooled(visual, images[..., :24, :24]).shape == (3, 128)
+
+
+def test_positions_of_a_smaller_picture_are_interpolated():
+    embedding = torch.cat([torch.full((1, 2), 9.0), torch.arange(36.0)[:, None].expand(36, 2)])
+    smaller = objectives._positions(embedding, (3, 3))
+    assert smaller.shape == (10, 2)
+    assert torch.equal(smaller[0], torch.full((2,), 9.0))
+    grid = smaller[1:, 0].reshape(3, 3)
+    assert (grid.diff(dim=0) > 0).all()
+    assert (grid.diff(dim=1) > 0).all()
+    assert objectives._positions(embedding, (6, 6)) is embedding
+
+
+# ---------------------------------------------------------------- views
+
+
+def test_crops_are_rectangles_of_the_asked_area_half_of_them_mirrored():
+    line = (torch.arange(48) + 0.5) / 48
+    x, y = line.expand(48, 48), line[:, None].expand(48, 48)
+    pixels = torch.stack([x, y, x]).expand(200, -1, -1, -1)  # each pixel holds its own coordinates
+    out = views.crops(pixels, np.random.default_rng(0), (0.2, 0.5), 24)
+    assert torch.equal(out[:, 0], out[:, 2])
+    steps_x, steps_y = out[:, 0].diff(dim=2), out[:, 1].diff(dim=1)  # (200, 24, 23), (200, 23, 24)
+    inner = slice(2, -2)  # the border is clamped
+    widths, heights = 24 * steps_x[:, :, inner].mean((1, 2)), 24 * steps_y[:, inner].mean((1, 2))
+    assert (steps_y[:, inner] > 0).all(), "never upside down"
+    areas = widths.abs() * heights
+    assert areas.min() > 0.19
+    assert areas.max() < 0.51
+    assert areas.std() > 0.05
+    assert 0.35 < (widths < 0).float().mean() < 0.65
+    ratios = widths.abs() / heights
+    assert ratios.min() > 0.74
+    assert ratios.max() < 1.35
+
+
+def test_jitter_keeps_pixels_in_range_and_grays_some():
+    pixels = torch.rand(400, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    out = views.jittered(pixels, np.random.default_rng(0))
+    assert out.min() >= 0
+    assert out.max() <= 1
+    gray = ((out - out.mean(dim=1, keepdim=True)).abs().amax(dim=(1, 2, 3)) < 1e-6).float().mean()
+    assert 0.13 < gray < 0.27
+    same = ((out - pixels).abs().amax(dim=(1, 2, 3)) < 1e-6).float().mean()
+    assert 0.1 < same < 0.25, "a fifth is not distorted, and a fifth of those is gray"
+
+
+def test_blur_leaves_flat_pictures_alone():
+    flat = torch.full((20, 3, 8, 8), 0.3)
+    torch.testing.assert_close(views.blurred(flat, np.random.default_rng(0)), flat)
+    spike = torch.zeros(20, 3, 8, 8)
+    spike[:, :, 4, 4] = 1
+    centres = views.blurred(spike, np.random.default_rng(0))[:, 0, 4, 4]
+    assert set(np.round(centres.tolist(), 4)) == {0.25, 1.0}
+
+
+def test_views_depend_on_the_generator_alone():
+    pixels = batch(8).pixels
+    one, again = (views.strong(pixels, np.random.default_rng(3), (0.2, 1.0), 24) for _ in range(2))
+    assert torch.equal(one, again)
+    assert one.shape == (8, 3, 24, 24)
+
+
+def test_recipes_share_everything_but_the_objective():
+    reference = RECIPES["mini-clip"]
+    for recipe in RECIPES.values():
+        same = replace(recipe, name=reference.name, objective="clip", logit_scale=100.0, precision="fp32")
+        assert same == reference
