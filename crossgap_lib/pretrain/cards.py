@@ -141,7 +141,7 @@ things and {len(world.NUISANCES)} nuisances, and nothing of real photos.
 - **Data**: `world:all/train`, {recipe["pictures"]:,} pictures at strength {recipe["strength"]}{_captions(recipe)}.
 - **Objective**: {_OBJECTIVES[recipe["objective"]].format(**recipe)}.
 - **Training**: {training["steps"]:,} steps of {recipe["batch"]}, {training["pictures seen"]:,} pictures seen,
-  {training["minutes"]} minutes on {training["device"]} in {recipe["precision"]}, seed {recipe["seed"]}.
+  {training["minutes"]} minutes on {training["device"]}, seed {recipe["seed"]}.
 
 | measured on held-out pictures | |
 |---|---|

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import pandas as pd
 import torch
 
 from crossgap_lib import world
-from crossgap_lib.encoders import AUTOCAST
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.pretrain import views
 from crossgap_lib.pretrain.objectives import Batch, Objective, make_objective, write_skeleton
@@ -123,8 +121,7 @@ def _train_epoch(
         rows = order[k * recipe.batch : (k + 1) * recipe.batch]
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(recipe, first + k, recipe.steps)
-        with _autocast(recipe, device):
-            loss = objective.loss(Batch(views.pixels(pictures[rows], device), ids[rows].to(device), rng))
+        loss = objective.loss(Batch(views.pixels(pictures[rows], device), ids[rows].to(device), rng))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
@@ -133,8 +130,3 @@ def _train_epoch(
         if k % 50 == 0:
             steps.set_postfix(loss=f"{loss.item():.3f}")
     objective.eval()
-
-
-def _autocast(recipe: Recipe, device: str):
-    dtype = AUTOCAST[recipe.precision]
-    return torch.autocast(torch.device(device).type, dtype) if dtype else nullcontext()

@@ -139,7 +139,7 @@ class Objective(nn.Module):
     net: nn.Module
 
     def loss(self, batch: Batch) -> Tensor:
-        """The loss of a batch, a scalar. Encoders run under the caller's autocast, losses in fp32."""
+        """The loss of a batch, a scalar."""
         raise NotImplementedError
 
     def after_step(self, progress: float) -> None:
@@ -160,7 +160,7 @@ class ImageText(Objective):
     def loss(self, batch: Batch) -> Tensor:
         images = views.normalised(views.shifted(batch.pixels, batch.rng))
         features, texts, *rest = self.net(images, batch.ids)  # rest: scale and, for siglip, bias
-        return self.pair_loss(features.float(), texts.float(), *rest)
+        return self.pair_loss(features, texts, *rest)
 
 
 class Slip(ImageText):
@@ -172,7 +172,7 @@ class Slip(ImageText):
 
     def loss(self, batch: Batch) -> Tensor:
         first, second = (self.head(pooled(self.net.visual, _strong(batch, _SIMCLR_AREA))) for _ in range(2))
-        return super().loss(batch) + simclr_loss(first.float(), second.float())
+        return super().loss(batch) + simclr_loss(first, second)
 
 
 class Siglip2(ImageText):
@@ -189,9 +189,9 @@ class Siglip2(ImageText):
     def loss(self, batch: Batch) -> Tensor:
         visual, head = self.teacher.module
         with torch.no_grad():
-            whole = [head(pooled(visual, views.normalised(batch.pixels))).float()]
+            whole = [head(pooled(visual, views.normalised(batch.pixels)))]
         local = torch.cat([_strong(batch, _LOCAL, _LOCAL_SIDE) for _ in range(_LOCALS)])
-        guesses = self.head(pooled(self.net.visual, local)).float().chunk(_LOCALS)
+        guesses = self.head(pooled(self.net.visual, local)).chunk(_LOCALS)
         distilled = distillation_loss(list(guesses), whole, self.teacher.centre)
         self.teacher.recentre(whole)
         return super().loss(batch) + distilled
@@ -216,9 +216,9 @@ class Dino(Objective):
         local = torch.cat([_strong(batch, _LOCAL, _LOCAL_SIDE) for _ in range(_LOCALS)])
         net, head = self.teacher.module
         with torch.no_grad():
-            targets = list(head(net(whole)).float().chunk(2))
+            targets = list(head(net(whole)).chunk(2))
         guesses = [*self.head(self.net(whole)).chunk(2), *self.head(self.net(local)).chunk(_LOCALS)]
-        loss = distillation_loss([g.float() for g in guesses], targets, self.teacher.centre, same=2)
+        loss = distillation_loss(guesses, targets, self.teacher.centre, same=2)
         self.teacher.recentre(targets)
         return loss
 

@@ -19,7 +19,6 @@ class Recipe:
     warmup: int = 150  # steps
     seed: int = 0
     strength: float = 1.0  # nuisance strength of the world
-    precision: str = "fp32"  # fp32, or bf16: autocast over fp32 weights
 
     @property
     def steps_per_epoch(self) -> int:
@@ -34,10 +33,10 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe("mini-clip"),
-        Recipe("mini-clip-tau1", logit_scale=1.0, precision="bf16"),
-        Recipe("mini-siglip", objective="siglip", precision="bf16"),
-        Recipe("mini-slip", objective="slip", precision="bf16"),
-        Recipe("mini-siglip2", objective="siglip2", precision="bf16"),
-        Recipe("mini-dino", objective="dino", precision="bf16"),
+        Recipe("mini-clip-tau1", logit_scale=1.0),
+        Recipe("mini-siglip", objective="siglip"),
+        Recipe("mini-slip", objective="slip"),
+        Recipe("mini-siglip2", objective="siglip2"),
+        Recipe("mini-dino", objective="dino"),
     )
 }
