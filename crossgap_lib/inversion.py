@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 TEMPLATE = "a photo of"
 _STD, _LR, _BETAS, _EPS, _DECAY = 0.02, 0.02, (0.9, 0.999), 1e-8, 0.01
 _MIN_ROWS = 8  # smaller batches take other CPU kernels and differ in the last bits, so they are padded
-_VERSION = 2  # part of every cache key: raise it whenever a result would change
+_VERSION = 3  # part of every cache key: raise it whenever a result would change
 
 
 @dataclass(eq=False, repr=False)

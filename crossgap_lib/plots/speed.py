@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from crossgap_lib.plots.style import COLOURS, MARKERS, PUBLISHED, new_figure, styled
 
@@ -30,7 +32,13 @@ def bench_curves(result: Mapping[str, Any]) -> Figure:
         ax.set_xticks(ticks, [str(t) for t in ticks])
         ax.set_xticks([], minor=True)
         ax.margins(0.12)
-    axes[0, 0].set_ylim(axes[0, 0].get_ylim()[0] / 1.6, None)
-    axes[0, 0].legend(loc="center right")
+        ax.set_ylim(ax.get_ylim()[0] / 1.3, None)
+        ax.yaxis.set_major_formatter(_thousands)
+        ax.yaxis.set_minor_formatter(_thousands if np.ptp(np.log10(ax.get_ylim())) < 1 else NullFormatter())
+    axes[0, 0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     figure.suptitle(f"{result['method'].upper()}, {result['arch']}, {result['precision']}: engine and textbook loop")
     return figure
+
+
+def _thousands(value: float, _: int) -> str:
+    return f"{value:,.0f}"
