@@ -2,12 +2,12 @@
 
 Two observations on what the exact method spends its steps on:
 
-* Where OTI goes is nearly a linear function of the feature it starts from. A few hundred samples are inverted exactly
-  for a few steps; a ridge regression from their features to the pseudo-tokens they reached says where any other sample
-  would go. That averages out the noise each sample begins with. It is fitted once for a model and a number of
-  pseudo-tokens, and looks at no label.
+* Where an inversion goes is nearly a linear function of the feature it starts from. A few hundred samples are inverted
+  exactly for a few steps; a ridge regression from their features to the pseudo-vectors they reached says where any
+  other sample would go. That averages out the noise each sample begins with. It is fitted once for a model and a number
+  of pseudo-vectors, and looks at no label.
 * AdamW's step is as long for a coordinate that matters as for one that does not. Following the normalised gradient of
-  each pseudo-vector, with a cosine schedule over the steps there are, needs no history and far fewer steps (OVI).
+  each pseudo-vector, with a cosine schedule over the steps there are, needs no history and far fewer steps.
 
 Off by default: notebook 12 shows mAP and loss against compute, beside the exact mode, and what the fit costs.
 """
@@ -28,8 +28,8 @@ from crossgap_lib.errors import CrossgapError
 if TYPE_CHECKING:
     from crossgap_lib.encoders import DualEncoder
 
-STEPS = {"oti": 1, "ovi": 60}  # on mini-clip OTI then passes the exact mode's best mAP, OVI is 0.1 point below
-FIT_SAMPLES, FIT_STEPS = 256, 5  # exact inversions behind OTI's start, and the steps of each
+STEPS = {"oti": 1, "ovi": 20}  # on mini-clip both then pass the exact mode's best mAP
+FIT_SAMPLES, FIT_STEPS = 256, {"oti": 5, "ovi": 10}  # exact inversions behind the start, and the steps of each
 _ALPHA = 0.3  # ridge penalty
 _LENGTH = {"oti": 0.005, "ovi": 0.4}  # of the first step: root mean square over the width
 
@@ -40,21 +40,19 @@ class Accelerated:
 
     Attributes:
         length: root mean square over the width of each pseudo-vector's first step.
-        weights, bias: (k * width, d) and (k * width,), the map from features to pseudo-vectors, or None: noise.
+        weights, bias: (k * width, d) and (k * width,), the map from features to the first pseudo-vectors.
         shape: (k, width).
         fit_steps: forward and backward passes that the fit took, all samples together.
     """
 
     length: float
     shape: tuple[int, int]
-    weights: Tensor | None = None
-    bias: Tensor | None = None
-    fit_steps: int = 0
+    weights: Tensor
+    bias: Tensor
+    fit_steps: int
 
-    def begin(self, features: Tensor, noise: Tensor) -> Tensor:
-        """(b, d) unit-norm features and (b, k, width) noise -> the first pseudo-vectors (b, k, width)."""
-        if self.weights is None:
-            return noise.clone()
+    def begin(self, features: Tensor) -> Tensor:
+        """(b, d) unit-norm features -> the first pseudo-vectors (b, k, width)."""
         weights, bias = (t.to(features.device) for t in (self.weights, self.bias))
         return (features @ weights.T + bias).unflatten(1, self.shape)
 
@@ -67,7 +65,7 @@ class Accelerated:
 
     @cached_property
     def fingerprint(self) -> str:
-        tensors = [t.numpy().tobytes() for t in (self.weights, self.bias) if t is not None]
+        tensors = [t.numpy().tobytes() for t in (self.weights, self.bias)]
         facts = repr((self.length, self.shape)).encode()
         return blake2b(b"".join([facts, *tensors]), digest_size=16).hexdigest()
 
@@ -80,22 +78,24 @@ def accelerate(
     Args:
         method: "oti" or "ovi".
         n: pseudo-tokens or pseudo-patches.
-        fit_on: (m, d) image features, for OTI; the first 256 are inverted exactly for 5 steps. Labels play no part.
+        fit_on: (m, d) features of what will be inverted (images for OTI, texts for OVI); the first 256 are inverted
+            exactly for 5 (OTI) or 10 (OVI) steps. Labels play no part.
         seed: of the noise that those begin with.
 
     Raises:
-        CrossgapError: an unknown method, or OTI without 16 features to fit on.
+        CrossgapError: an unknown method, or fewer than 16 features to fit on.
     """
-    from crossgap_lib.inversion import oti, ovi_job  # late: inversion.py names this module's class
+    from crossgap_lib.inversion import oti, ovi  # late: inversion.py names this module's class
 
-    if method == "ovi":
-        return Accelerated(_LENGTH["ovi"], ovi_job(model, n, 1).shape)
-    if method != "oti":
+    if method not in _LENGTH:
         raise CrossgapError(f"There is no method {method!r}; there are oti and ovi.")
     if fit_on is None or len(fit_on) < 16:
-        raise CrossgapError("Accelerated OTI is fitted on image features: give 16 or more, better 256, as fit_on.")
-    sample = fit_on[:FIT_SAMPLES]
-    run = oti(model, sample, n_tokens=n, steps=FIT_STEPS, seed=seed, cache=False)
+        what = {"oti": "image", "ovi": "text"}[method]
+        raise CrossgapError(
+            f"Accelerated {method.upper()} is fitted on {what} features: give 16 or more, better 256, as fit_on."
+        )
+    sample, how = fit_on[:FIT_SAMPLES], {"steps": FIT_STEPS[method], "seed": seed, "cache": False}
+    run = oti(model, sample, n_tokens=n, **how) if method == "oti" else ovi(model, sample, n_patches=n, **how)
     fit = Ridge(alpha=_ALPHA).fit(sample.features.double().numpy(), run.tokens.flatten(1).double().numpy())
     weights, bias = (torch.from_numpy(part).float() for part in (fit.coef_, fit.intercept_))
-    return Accelerated(_LENGTH["oti"], tuple(run.tokens.shape[1:]), weights, bias, len(sample) * FIT_STEPS)
+    return Accelerated(_LENGTH[method], tuple(run.tokens.shape[1:]), weights, bias, len(sample) * FIT_STEPS[method])

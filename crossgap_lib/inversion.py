@@ -213,7 +213,7 @@ def optimise(job: Job, targets: Tensor, noise: Tensor, samples: int) -> tuple[Te
     No step waits for the device: losses and snapshots stay there until the end.
     """
     fast = job.accelerated
-    tokens = (fast.begin(targets, noise) if fast else noise.clone()).requires_grad_()
+    tokens = (fast.begin(targets) if fast else noise.clone()).requires_grad_()
     eps = _EPS * samples if job.paper else _EPS
     adamw = torch.optim.AdamW([tokens], lr=_LR, betas=_BETAS, eps=eps, weight_decay=_DECAY)
     losses, kept = torch.empty(job.steps, len(targets), device=targets.device), {}

@@ -42,20 +42,24 @@ class Projection:
         Raises:
             CrossgapError: another width, or an embedding of which nothing is left.
         """
-        d = self.components.shape[1]
-        if x.features.shape[1] != d:
-            raise CrossgapError(f"These features have {x.features.shape[1]} dimensions and the projection has {d}.")
-        projected = self.project(x.features)
-        if mean_adjusted:
-            mean = x.features.mean(dim=0)
-            projected = projected + (mean - self.project(mean))
+        projected = self.project(x.features, mean_adjusted=mean_adjusted)
         if (projected.norm(dim=1) < 1e-6).any():
             raise CrossgapError("The projection leaves nothing of at least one embedding: its norm is 0.")
         return replace(x, features=F.normalize(projected, dim=1))
 
-    def project(self, features: Tensor) -> Tensor:
-        """(..., d) -> (..., d), the norm as it comes out."""
-        return features @ self.components.T @ self.components
+    def project(self, features: Tensor, *, mean_adjusted: bool = False) -> Tensor:
+        """(n, d) -> (n, d), the norm as it comes out.
+
+        Raises:
+            CrossgapError: another width.
+        """
+        if features.shape[-1] != (d := self.components.shape[1]):
+            raise CrossgapError(f"These features have {features.shape[-1]} dimensions and the projection has {d}.")
+        kept = features @ self.components.T @ self.components
+        if not mean_adjusted:
+            return kept
+        mean = features.mean(dim=0)
+        return kept + (mean - self.project(mean))
 
 
 def pca_of_prompts(prompts: Embeddings, n_components: int | None = None, *, centred: bool = True) -> Projection:

@@ -60,7 +60,7 @@ class Plan:
     shard_size: int = 4096  # rows
     batch: int = 256  # samples at a time
     threads: int = 1
-    accelerated: bool = False  # see fewer_steps.py; OTI's start is fitted on the first rows
+    accelerated: bool = False  # see fewer_steps.py; its start is fitted on the first rows
 
 
 class Worker:
@@ -84,12 +84,11 @@ class Worker:
 
     @cached_property
     def accelerated(self) -> Accelerated | None:
-        """OTI's is fitted on the first rows: the same in every process that has the same threads."""
+        """Fitted on the first rows: the same in every process that has the same threads."""
         if not self.plan.accelerated:
             return None
         plan, first = self.plan, slice(0, min(FIT_SAMPLES, len(self.source)))
-        fit_on = self.source.read(first).features if plan.method == "oti" else None
-        return accelerate(self.model, plan.method, plan.n, fit_on=fit_on, seed=plan.seed)
+        return accelerate(self.model, plan.method, plan.n, fit_on=self.source.read(first).features, seed=plan.seed)
 
     @property
     def shards(self) -> int:

@@ -1,6 +1,6 @@
 """Sliders over precomputed results: moving one redraws, and computes nothing."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import ipywidgets as w
 import pandas as pd
@@ -29,6 +29,12 @@ def figure_explorer(draw: Callable[..., tuple[Figure, str]], **sliders: w.Widget
         slider.observe(update, names="value")
     update()
     return w.VBox([*sliders.values(), sentence, image])
+
+
+def selection(name: str, values: Sequence, start: object = None) -> w.SelectionSlider:
+    """A slider over ``values``, which redraws when it is let go."""
+    start = values[-1] if start is None else start
+    return w.SelectionSlider(options=list(values), value=start, description=name, **_SLIDER)
 
 
 def inversion_explorer(

@@ -4,7 +4,7 @@ from crossgap_lib.plots.dogs_vs_cats import agreement_bars, stage_bars
 from crossgap_lib.plots.gap import gap_dimensions, gap_ladder, gap_map
 from crossgap_lib.plots.inversion import against_compute, inversion_curves, inversion_state
 from crossgap_lib.plots.pictures import contact_sheet, neighbour_pairs
-from crossgap_lib.plots.similarities import histogram_panels, histograms
+from crossgap_lib.plots.similarities import count_histograms, histogram_panels, histograms, overlap_bars
 from crossgap_lib.plots.speed import bench_curves
 from crossgap_lib.plots.style import (
     COLOURS,
@@ -33,6 +33,7 @@ __all__ = [
     "agreement_bars",
     "bench_curves",
     "contact_sheet",
+    "count_histograms",
     "counted",
     "figure_folder",
     "gap_dimensions",
@@ -43,6 +44,7 @@ __all__ = [
     "inversion_curves",
     "inversion_state",
     "neighbour_pairs",
+    "overlap_bars",
     "plural",
     "png_bytes",
     "save_figure",

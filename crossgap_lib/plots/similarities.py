@@ -1,13 +1,15 @@
-"""Histograms of similarities."""
+"""Histograms of similarities, from samples and from counts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from crossgap_lib.metrics import overlap_coefficient
 from crossgap_lib.plots.style import DASHES, new_figure, styled
+from crossgap_lib.tasks.pair_counts import PairCounts, edges
 
 
 @styled
@@ -57,3 +59,75 @@ def histogram_panels(
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
     return figure
+
+
+@styled
+def count_histograms(
+    rows: Mapping[str, Sequence[Mapping[str, PairCounts]]], titles: Sequence[str], colours: Mapping[str, str]
+) -> Figure:
+    """A row of panels for each model: its counted kinds of pair as densities (Reevaluating, Fig. 5).
+
+    ``rows``: model -> a panel for each of ``titles``; an empty panel stands for what a model does not have.
+    """
+    figure, axes = new_figure(len(rows), len(titles), width=5.4, height=2.2)
+    for k, (name, panels) in enumerate(rows.items()):
+        for ax, title, kinds in zip(axes[k], titles, panels, strict=True):
+            _densities(ax, kinds, colours, legend=k == 0)
+            ax.set_title(title if k == 0 else "")
+        axes[k, 0].set_ylabel(name, fontweight="bold")
+    for ax in axes.flat:
+        ax.set_yticks([])
+    for ax in axes[-1]:
+        ax.set_xlabel("cosine similarity")
+    _share_range(axes, rows)
+    return figure
+
+
+def _densities(ax: Axes, kinds: Mapping[str, PairCounts], colours: Mapping[str, str], *, legend: bool) -> None:
+    for k, (kind, counted) in enumerate(kinds.items()):
+        bins = edges(len(counted.total))
+        heights = counted.total / (counted.pairs * np.diff(bins))
+        ax.stairs(heights, bins, fill=True, alpha=0.22, color=colours[kind])
+        ax.stairs(heights, bins, color=colours[kind], linestyle=DASHES[k % len(DASHES)], linewidth=1.6, label=kind)
+    if not kinds:
+        ax.text(0.5, 0.5, "no text encoder", ha="center", va="center", transform=ax.transAxes)
+        ax.grid(visible=False)
+    elif legend:
+        ax.set_ylim(0, ax.get_ylim()[1] * 1.5)  # room above the curves
+        ax.legend(fontsize=8.5, loc="upper left", ncols=2)
+
+
+def _share_range(axes: np.ndarray, rows: Mapping[str, Sequence[Mapping[str, PairCounts]]]) -> None:
+    """The same cosines in all panels of a column, no wider than where there are any."""
+    for column in range(axes.shape[1]):
+        totals = [c.total for panels in rows.values() for c in panels[column].values()]
+        if totals:
+            (found,), bins = np.nonzero(np.sum(totals, axis=0)), edges(len(totals[0]))
+            for ax in axes[:, column]:
+                ax.set_xlim(bins[found[0]], bins[found[-1] + 1])
+
+
+@styled
+def overlap_bars(table: pd.DataFrame) -> Figure:
+    """Overlap coefficients with their intervals, a group of bars for each pair of kinds.
+
+    ``table``: model, kinds, value, low, high.
+    """
+    groups, models = list(dict.fromkeys(table["kinds"])), list(dict.fromkeys(table["model"]))
+    figure, axes = new_figure(1, len(groups), width=4.9, height=0.55 + 0.36 * len(models))
+    for ax, kinds in zip(axes[0], groups, strict=True):
+        part = table[table["kinds"] == kinds].set_index("model").reindex(models)
+        y = np.arange(len(models))
+        ax.barh(y, part["value"], color="#bbbbbb", edgecolor="#444444")
+        ax.errorbar(part["value"], y, xerr=[part["value"] - part["low"], part["high"] - part["value"]], **_WHISKER)
+        for k, (value, high) in enumerate(zip(part["value"], part["high"], strict=True)):
+            text = "no text encoder" if np.isnan(value) else f"{value:.2f}"
+            ax.text(0.01 if np.isnan(value) else high + 0.015, k, text, va="center", fontsize=9)
+        ax.set(title=kinds, xlim=(0, 1.12), xlabel="overlap coefficient")
+        ax.set_yticks(y, models)
+        ax.invert_yaxis()
+        ax.grid(visible=False, axis="y")
+    return figure
+
+
+_WHISKER = {"fmt": "none", "ecolor": "#000000", "elinewidth": 1.4, "capsize": 3}

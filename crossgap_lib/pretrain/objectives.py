@@ -27,7 +27,8 @@ from crossgap_lib.pretrain.recipes import Recipe
 
 _SIGLIP_BIAS = -10.0  # where SigLIP's begins
 _SIMCLR_TEMPERATURE = 0.1
-_GLOBAL, _LOCAL, _LOCAL_SIDE, _LOCALS = (0.4, 1.0), (0.1, 0.4), world.SIZE // 2, 4  # shares of the area; pixels
+_GLOBAL, _LOCAL, _LOCAL_SIDE = (0.4, 1.0), (0.1, 0.4), world.SIZE // 2  # shares of the area; pixels
+_LOCALS = {"siglip2": 2, "dino": 4}  # small crops of each picture
 _SIMCLR_AREA = (0.3, 1.0)
 _PROTOTYPES, _HIDDEN = 512, 512
 _STUDENT_TEMPERATURE, _TEACHER_TEMPERATURE = 0.1, 0.04
@@ -190,8 +191,8 @@ class Siglip2(ImageText):
         visual, head = self.teacher.module
         with torch.no_grad():
             whole = [head(pooled(visual, views.normalised(batch.pixels)))]
-        local = torch.cat([_strong(batch, _LOCAL, _LOCAL_SIDE) for _ in range(_LOCALS)])
-        guesses = self.head(pooled(self.net.visual, local)).chunk(_LOCALS)
+        local = torch.cat([_strong(batch, _LOCAL, _LOCAL_SIDE) for _ in range(_LOCALS["siglip2"])])
+        guesses = self.head(pooled(self.net.visual, local)).chunk(_LOCALS["siglip2"])
         distilled = distillation_loss(list(guesses), whole, self.teacher.centre)
         self.teacher.recentre(whole)
         return super().loss(batch) + distilled
@@ -213,11 +214,11 @@ class Dino(Objective):
 
     def loss(self, batch: Batch) -> Tensor:
         whole = torch.cat([_strong(batch, _GLOBAL) for _ in range(2)])
-        local = torch.cat([_strong(batch, _LOCAL, _LOCAL_SIDE) for _ in range(_LOCALS)])
+        local = torch.cat([_strong(batch, _LOCAL, _LOCAL_SIDE) for _ in range(_LOCALS["dino"])])
         net, head = self.teacher.module
         with torch.no_grad():
             targets = list(head(net(whole)).chunk(2))
-        guesses = [*self.head(self.net(whole)).chunk(2), *self.head(self.net(local)).chunk(_LOCALS)]
+        guesses = [*self.head(self.net(whole)).chunk(2), *self.head(self.net(local)).chunk(_LOCALS["dino"])]
         loss = distillation_loss(guesses, targets, self.teacher.centre, same=2)
         self.teacher.recentre(targets)
         return loss

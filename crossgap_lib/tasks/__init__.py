@@ -13,12 +13,14 @@ from crossgap_lib.tasks.dogs_vs_cats import (
     stage_measures,
 )
 from crossgap_lib.tasks.gap import gap_report, separating_dimensions
+from crossgap_lib.tasks.pair_counts import PairCounts, count_by_class, count_by_modality, mean_similarity, overlap
 from crossgap_lib.tasks.pairs import (
     all_similarities,
     caption_sets,
     class_prompts,
     drawn,
     image_text_pairs,
+    images_and_texts,
     pair_similarities,
     similarities,
     texts_of,
@@ -28,20 +30,26 @@ from crossgap_lib.tasks.pairs import (
 from crossgap_lib.tasks.published import published
 
 __all__ = [
+    "PairCounts",
     "Stage",
     "all_similarities",
     "along_steps",
     "caption_sets",
     "class_prompts",
     "correctly_classified",
+    "count_by_class",
+    "count_by_modality",
     "drawn",
     "few_shot_prototypes",
     "filter_stages",
     "gap_report",
     "image_text_pairs",
+    "images_and_texts",
+    "mean_similarity",
     "minimal_removal",
     "nearest_wrong",
     "over_seeds",
+    "overlap",
     "pair_similarities",
     "peaks",
     "perfectly_ranked",

@@ -94,6 +94,11 @@ def image_text_pairs(model: "DualEncoder", photos: Dataset) -> tuple[Embeddings,
     return images, texts
 
 
+def images_and_texts(model: "DualEncoder", photos: Dataset) -> tuple[Embeddings, Embeddings | None]:
+    """``image_text_pairs``, or the images and None where the model reads no text."""
+    return image_text_pairs(model, photos) if model.has_text else (encode_images(model, photos), None)
+
+
 def texts_of(model: "DualEncoder", images: Embeddings) -> Embeddings:
     """The first captions of these images, or the class prompts where there are no captions."""
     if images.texts is None:

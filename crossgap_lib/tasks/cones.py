@@ -1,0 +1,98 @@
+"""Two cones, one for each modality: what walks from one to the other, and what a projection makes of them."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from crossgap_lib import metrics
+from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.inversion import Inversion
+from crossgap_lib.projection import Projection
+
+ORIGINAL, PROJECTED, ADJUSTED = "original", "projected (Eq. 11)", "mean-adjusted (Eq. 12)"
+
+
+# ---------------------------------------------------------------- OTI on its way
+
+
+def cone_places(sets: Mapping[str, Embeddings], images: Embeddings, texts: Embeddings) -> pd.DataFrame:
+    """Where each set lies between the axes of the image cone and the text cone, a row for each.
+
+    The axis of a cone is its centroid's direction. Columns: set, to images, to texts (mean cosines to the two axes),
+    nearer images (share of the set with a larger cosine to the image axis).
+    """
+    axes = torch.stack([_axis(images), _axis(texts)], dim=1)  # (d, 2)
+    rows = []
+    for name, e in sets.items():
+        cosines = e.features.double() @ axes  # (n, 2)
+        nearer = (cosines[:, 0] > cosines[:, 1]).double().mean()
+        rows.append((name, *cosines.mean(dim=0).tolist(), float(nearer)))
+    return pd.DataFrame(rows, columns=["set", "to images", "to texts", "nearer images"])
+
+
+def along_cones(runs: Mapping[int, Inversion], images: Embeddings, texts: Embeddings) -> pd.DataFrame:
+    """``cone_places`` of every snapshot of every run.
+
+    ``runs``: number of pseudo-tokens -> inversion. Columns: n, step, to images, to texts, nearer images, and way: how
+    far it is on the way from the texts' mean cosine to the image axis (0) to the images' own (1).
+    """
+    shots = {(n, step): run.at(step) for n, run in runs.items() for step in sorted(run.snapshots)}
+    table = cone_places(shots, images, texts)
+    table.insert(0, "n", [n for n, _ in shots])
+    table.insert(1, "step", [step for _, step in shots])
+    start, end = cone_places({"texts": texts, "images": images}, images, texts)["to images"]
+    return table.drop(columns="set").assign(way=(table["to images"] - start) / (end - start))
+
+
+def _axis(e: Embeddings) -> Tensor:
+    return F.normalize(e.features.double().mean(dim=0), dim=0)  # (d,)
+
+
+# ---------------------------------------------------------------- projections
+
+
+def projected_points(projection: Projection, images: Embeddings) -> dict[str, Tensor]:
+    """The images before and after the projection, (n, d) each and at the norm they come out with (Fig. 7)."""
+    return {
+        ORIGINAL: images.features,
+        PROJECTED: projection.project(images.features),
+        ADJUSTED: projection.project(images.features, mean_adjusted=True),
+    }
+
+
+def projection_variants(projection: Projection, images: Embeddings) -> dict[str, Embeddings]:
+    """The images as they are, projected, and mean-adjusted, all at unit norm (Fig. 8: left, middle, right)."""
+    return {
+        ORIGINAL: images,
+        PROJECTED: projection(images),
+        ADJUSTED: projection(images, mean_adjusted=True),
+    }
+
+
+def variant_retrieval(variants: Mapping[str, Embeddings], *, seed: int = 0) -> pd.DataFrame:
+    """Image-image mAP (percent) of each variant, and what it gains over the one before.
+
+    Columns: variant, mAP, low, high, change, change low, change high; 95 % bootstraps over queries, the changes' over
+    paired queries, so a change whose interval holds 0 is no significant one.
+
+    Raises:
+        CrossgapError: images without labels.
+    """
+    rows, before = [], None
+    for name, e in variants.items():
+        result = metrics.retrieval(e, e)
+        change = (np.nan,) * 3 if before is None else _paired_change(before, result.ap, seed)
+        rows.append((name, *(100 * v for v in (result.means["ap"], *result.interval("ap", seed), *change))))
+        before = result.ap
+    return pd.DataFrame(rows, columns=["variant", "mAP", "low", "high", "change", "change low", "change high"])
+
+
+def _paired_change(before: np.ndarray, after: np.ndarray, seed: int) -> tuple[float, float, float]:
+    """Mean of the per-query differences with a 95 % bootstrap interval."""
+    apart, rng = after - before, np.random.default_rng(seed)
+    means = [rng.choice(apart, len(apart)).mean() for _ in range(1000)]
+    return (float(apart.mean()), *map(float, np.quantile(means, [0.025, 0.975])))
