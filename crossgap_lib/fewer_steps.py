@@ -28,10 +28,10 @@ from crossgap_lib.errors import CrossgapError
 if TYPE_CHECKING:
     from crossgap_lib.encoders import DualEncoder
 
-STEPS = {"oti": 1, "ovi": 20}  # on mini-clip both then pass the exact mode's best mAP
+STEPS = {"oti": 1, "ovi": 26}  # on mini-clip both then pass the exact mode's best mAP
 FIT_SAMPLES, FIT_STEPS = 256, {"oti": 5, "ovi": 10}  # exact inversions behind the start, and the steps of each
 _ALPHA = 0.3  # ridge penalty
-_LENGTH = {"oti": 0.005, "ovi": 0.4}  # of the first step: root mean square over the width
+_LENGTH = {"oti": 0.005, "ovi": 0.2}  # of the first step: root mean square over the width
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,15 +1,18 @@
 """Sliders over precomputed results: moving one redraws, and computes nothing."""
 
+import html
 from collections.abc import Callable, Mapping, Sequence
 
 import ipywidgets as w
+import numpy as np
 import pandas as pd
+from IPython.display import HTML
 from matplotlib.figure import Figure
 
 from crossgap_lib import plots
 from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.inversion import Inversion
-from crossgap_lib.tasks import all_similarities
+from crossgap_lib.tasks import FlatMap, all_similarities
 
 _SLIDER = {"continuous_update": False, "style": {"description_width": "8em"}, "layout": w.Layout(width="30em")}
 
@@ -69,3 +72,34 @@ def inversion_explorer(
         n=w.SelectionSlider(options=sorted(runs), description=plots.plural(unit), **_SLIDER),
         step=w.SelectionSlider(options=steps, value=steps[len(steps) // 3], description="steps", **_SLIDER),
     )
+
+
+def walk_explorer(
+    maps: Mapping[str, FlatMap],
+    walks: Mapping[int, Mapping[str, Mapping[int, np.ndarray]]],
+    table: pd.DataFrame,
+    places: pd.DataFrame,
+) -> w.VBox:
+    """Two sliders, number of pseudo-tokens and steps: OTI on its way from the text cone, on maps that stay as they are.
+
+    ``walks``: number of pseudo-tokens -> method -> step -> (n, 2); ``table`` and ``places`` as for ``cone_curves``.
+    """
+
+    def draw(n: int, step: int) -> tuple[Figure, str]:
+        row = table[(table["n"] == n) & (table["step"] == step)].iloc[0]
+        words = (
+            f"{plots.counted(n, 'pseudo-token')}, step {step}: mean cosine {row['to images']:.2f} to the image axis, "
+            f"{row['to texts']:.2f} to the text axis; {100 * row['nearer images']:.0f} % nearer to the image axis"
+        )
+        return plots.walk_state(maps, walks[n], table, places, n, step), words
+
+    steps = sorted(set(table["step"]))
+    return figure_explorer(
+        draw, n=selection("pseudo-tokens", sorted(walks)), step=selection("steps", steps, steps[len(steps) // 3])
+    )
+
+
+def framed(page: str, height: int = 660) -> HTML:
+    """A whole HTML page in an output cell, in a frame, so that neither its style nor its scripts touch the notebook."""
+    frame = f'<iframe srcdoc="{html.escape(page)}" style="width: 100%; height: {height}px; border: 0"></iframe>'
+    return HTML(f"<div>{frame}</div>")  # IPython warns of an output that is nothing but a frame

@@ -3,6 +3,9 @@
 from crossgap_lib.plots.dogs_vs_cats import agreement_bars, stage_bars
 from crossgap_lib.plots.gap import gap_dimensions, gap_ladder, gap_map
 from crossgap_lib.plots.inversion import against_compute, inversion_curves, inversion_state
+from crossgap_lib.plots.maps import cone_curves, map_grid, projected_histograms, walk_panels, walk_state
+from crossgap_lib.plots.methods import slope_chart
+from crossgap_lib.plots.page import map_page
 from crossgap_lib.plots.pictures import contact_sheet, neighbour_pairs
 from crossgap_lib.plots.similarities import count_histograms, histogram_panels, histograms, overlap_bars
 from crossgap_lib.plots.speed import bench_curves
@@ -32,6 +35,7 @@ __all__ = [
     "against_compute",
     "agreement_bars",
     "bench_curves",
+    "cone_curves",
     "contact_sheet",
     "count_histograms",
     "counted",
@@ -43,10 +47,16 @@ __all__ = [
     "histograms",
     "inversion_curves",
     "inversion_state",
+    "map_grid",
+    "map_page",
     "neighbour_pairs",
     "overlap_bars",
     "plural",
     "png_bytes",
+    "projected_histograms",
     "save_figure",
+    "slope_chart",
     "stage_bars",
+    "walk_panels",
+    "walk_state",
 ]

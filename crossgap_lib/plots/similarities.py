@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from crossgap_lib.metrics import overlap_coefficient
-from crossgap_lib.plots.style import DASHES, new_figure, styled
+from crossgap_lib.plots.style import DASHES, new_figure, short_name, styled
 from crossgap_lib.tasks.pair_counts import PairCounts, edges
 
 
@@ -74,7 +74,7 @@ def count_histograms(
         for ax, title, kinds in zip(axes[k], titles, panels, strict=True):
             _densities(ax, kinds, colours, legend=k == 0)
             ax.set_title(title if k == 0 else "")
-        axes[k, 0].set_ylabel(name, fontweight="bold")
+        axes[k, 0].set_ylabel(short_name(name), fontweight="bold")
     for ax in axes.flat:
         ax.set_yticks([])
     for ax in axes[-1]:
@@ -83,10 +83,14 @@ def count_histograms(
     return figure
 
 
+_MERGED = 2  # bins drawn as one: overlaps are counted in finer bins than eyes need
+
+
 def _densities(ax: Axes, kinds: Mapping[str, PairCounts], colours: Mapping[str, str], *, legend: bool) -> None:
     for k, (kind, counted) in enumerate(kinds.items()):
-        bins = edges(len(counted.total))
-        heights = counted.total / (counted.pairs * np.diff(bins))
+        bins = edges(len(counted.total))[::_MERGED]
+        heights = np.add.reduceat(counted.total, range(0, len(counted.total), _MERGED))
+        heights = heights / (counted.pairs * np.diff(bins))
         ax.stairs(heights, bins, fill=True, alpha=0.22, color=colours[kind])
         ax.stairs(heights, bins, color=colours[kind], linestyle=DASHES[k % len(DASHES)], linewidth=1.6, label=kind)
     if not kinds:
@@ -114,7 +118,7 @@ def overlap_bars(table: pd.DataFrame) -> Figure:
     ``table``: model, kinds, value, low, high.
     """
     groups, models = list(dict.fromkeys(table["kinds"])), list(dict.fromkeys(table["model"]))
-    figure, axes = new_figure(1, len(groups), width=4.9, height=0.55 + 0.36 * len(models))
+    figure, axes = new_figure(1, len(groups), width=4.3, height=1.1 + 0.36 * len(models))
     for ax, kinds in zip(axes[0], groups, strict=True):
         part = table[table["kinds"] == kinds].set_index("model").reindex(models)
         y = np.arange(len(models))
@@ -123,9 +127,9 @@ def overlap_bars(table: pd.DataFrame) -> Figure:
         for k, (value, high) in enumerate(zip(part["value"], part["high"], strict=True)):
             text = "no text encoder" if np.isnan(value) else f"{value:.2f}"
             ax.text(0.01 if np.isnan(value) else high + 0.015, k, text, va="center", fontsize=9)
-        ax.set(title=kinds, xlim=(0, 1.12), xlabel="overlap coefficient")
-        ax.set_yticks(y, models)
-        ax.invert_yaxis()
+        ax.set(xlim=(0, 1.15), ylim=(len(models) - 0.4, -0.6), xlabel="overlap coefficient")
+        ax.set_title(kinds.replace(", ", ",\n"), fontsize=10)
+        ax.set_yticks(y, [short_name(m) for m in models] if ax is axes[0, 0] else [""] * len(models))
         ax.grid(visible=False, axis="y")
     return figure
 

@@ -83,6 +83,13 @@ def png_bytes(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def short_name(model: str) -> str:
+    """A model's name as a label: a local folder by its last part, timm without its prefix."""
+    return (
+        Path(model.removeprefix("local-dir:")).name if model.startswith("local-dir:") else model.removeprefix("timm:")
+    )
+
+
 def counted(n: int, unit: str) -> str:
     """\"1 pseudo-patch", "4 pseudo-patches"."""
     return f"{n} {unit if n == 1 else plural(unit)}"

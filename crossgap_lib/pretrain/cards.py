@@ -24,10 +24,10 @@ from crossgap_lib.tasks import along_steps, class_prompts, drawn, peaks, snapsho
 _OTI_QUERIES, _OTI_GALLERY, _OTI_STEPS = 64, 1200, 150  # as notebook 02 draws them
 _OBJECTIVES = {
     "clip": "softmax cross-entropy over image-text pairs (CLIP), logit scale held at {logit_scale:g}",
-    "siglip": "a sigmoid for every image-text pair (SigLIP), logit scale held at {logit_scale:g}, the bias learned",
+    "siglip": "a sigmoid for every image-text pair (SigLIP), scale (from {logit_scale:g}) and bias learned",
     "slip": "CLIP's (logit scale held at {logit_scale:g}) and SimCLR between two strong views of each picture (SLIP)",
-    "siglip2": "SigLIP's (logit scale held at {logit_scale:g}, the bias learned) and local-to-global self-distillation "
-    "with a moving-average teacher (as in SigLIP 2, from the first step on)",
+    "siglip2": "SigLIP's (scale, from {logit_scale:g}, and bias learned) and local-to-global self-distillation with a "
+    "moving-average teacher (as in SigLIP 2, from the first step on)",
     "dino": "self-distillation of pictures with a moving-average teacher (DINO); no text. The teacher is shipped",
 }
 
@@ -56,6 +56,7 @@ def _with_text(model: DualEncoder, everything: Embeddings, pets: Embeddings) -> 
     return {
         "zero-shot accuracy, all kinds": metrics.zero_shot_accuracy(everything, kinds),
         "modality gap": metrics.modality_gap(everything, captions),
+        "logit scale": model.describe().logit_scale,
         "dogs-vs-cats text-image mAP": metrics.mean_average_precision(two, pets),
         "image-image mAP, all kinds, PCA of class prompts": metrics.mean_average_precision(projected, projected),
     }
@@ -108,9 +109,7 @@ def zoo(folder: Path = MINIS) -> pd.DataFrame:
     for path in sorted(folder.glob("mini-*")):
         card = read_card(path)
         recipe, training = card["recipe"], card["training"]
-        how = {"objective": recipe["objective"], "logit scale": recipe["logit_scale"], "seed": recipe["seed"]}
-        if recipe["objective"] == "dino":
-            how["logit scale"] = None
+        how = {"objective": recipe["objective"], "seed": recipe["seed"]}
         rows.append(
             {"model": path.name, **how, **{k: v for k, v in training.items() if k != "device"}, **card["measured"]}
         )

@@ -1,7 +1,7 @@
 """What each mini minimises. An objective owns the encoder, the heads and teacher it needs, and the loss of a batch.
 
 * clip: softmax cross-entropy over image-text pairs (Radford et al. 2021), open_clip's ``ClipLoss``.
-* siglip: a sigmoid for every pair (Zhai et al. 2023), open_clip's ``SigLipLoss``; the bias is learned.
+* siglip: a sigmoid for every pair (Zhai et al. 2023), open_clip's ``SigLipLoss``; scale and bias are learned.
 * slip: clip, plus SimCLR between two strong views (Mu et al. 2022, Eq. of Sec. 3, weight 1).
 * siglip2: siglip, plus the local-to-global self-distillation of SigLIP 2 (Tschannen et al. 2025, Sec. 2.3): a teacher,
   the moving average of the image tower, sees the whole picture, the student small crops. From the first step on, where
@@ -156,7 +156,8 @@ class ImageText(Objective):
     def __init__(self, net: nn.Module, recipe: Recipe, pair_loss: Callable[..., Tensor]):
         super().__init__()
         self.net, self.pair_loss = net, pair_loss
-        net.logit_scale.requires_grad_(False).fill_(math.log(recipe.logit_scale))
+        net.logit_scale.data.fill_(math.log(recipe.logit_scale))
+        net.logit_scale.requires_grad_(recipe.learned_scale)
 
     def loss(self, batch: Batch) -> Tensor:
         images = views.normalised(views.shifted(batch.pixels, batch.rng))

@@ -1,6 +1,7 @@
 """Two cones, one for each modality: what walks from one to the other, and what a projection makes of them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -68,8 +69,8 @@ def projection_variants(projection: Projection, images: Embeddings) -> dict[str,
     """The images as they are, projected, and mean-adjusted, all at unit norm (Fig. 8: left, middle, right)."""
     return {
         ORIGINAL: images,
-        PROJECTED: projection(images),
-        ADJUSTED: projection(images, mean_adjusted=True),
+        PROJECTED: replace(projection(images), modality="projection"),
+        ADJUSTED: replace(projection(images, mean_adjusted=True), modality="projection"),
     }
 
 

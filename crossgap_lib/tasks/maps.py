@@ -14,6 +14,7 @@ from torch import Tensor
 
 from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.inversion import Inversion
 
 METHODS = ("UMAP", "PCA", "t-SNE")  # the rows of Fig. 7
 _CAPTION = re.compile(r"#\d+$")  # "photo.jpg#0" is the first caption of photo.jpg
@@ -87,6 +88,24 @@ def flat_map(
 def flat_maps(sets: Mapping[str, Vectors], methods: Sequence[str] = METHODS, **options: Any) -> dict[str, FlatMap]:
     """A ``flat_map`` of the same sets by each method."""
     return {method: flat_map(sets, method, **options) for method in methods}
+
+
+def walks(maps: Mapping[str, FlatMap], runs: Mapping[int, Inversion]) -> dict[int, dict[str, dict[int, np.ndarray]]]:
+    """Where every snapshot of every run lies on maps that it has no part in.
+
+    ``runs``: number of pseudo-tokens -> inversion. Returns number -> method -> step -> (n, 2).
+
+    Raises:
+        CrossgapError: a t-SNE map, which places no new points.
+    """
+    shots = [(n, step, run.snapshots[step].numpy()) for n, run in runs.items() for step in sorted(run.snapshots)]
+    everything = np.concatenate([features for *_, features in shots])
+    ends = np.cumsum([len(features) for *_, features in shots])[:-1]
+    places: dict = {n: {method: {} for method in maps} for n in runs}
+    for method, flat in maps.items():
+        for (n, step, _), xy in zip(shots, np.split(flat.place(everything), ends), strict=True):
+            places[n][method][step] = xy
+    return places
 
 
 def point_table(sets: Mapping[str, Embeddings], maps: Mapping[str, FlatMap]) -> pd.DataFrame:

@@ -1,0 +1,177 @@
+"""Flat maps: all sets in one space, OTI on its way between the cones, and what a projection does to the cosines."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from crossgap_lib.plots.similarities import histograms
+from crossgap_lib.plots.style import COLOURS, DASHES, MARKERS, SERIES, counted, new_figure, styled
+from crossgap_lib.tasks.maps import FlatMap
+
+# set -> modality, whose colour and marker it has, name in the legend, marker size
+SETS = {
+    "image": ("image", "image", 9),
+    "text": ("text", "caption", 11),
+    "projection": ("projection", "projected image", 13),
+    "ovi": ("ovi", "OVI", 14),
+    "oti": ("oti", "OTI", 14),
+    "prompt": ("text", "class prompt", 42),
+}
+
+
+@styled
+def map_grid(columns: Mapping[str, Mapping[str, FlatMap]], title: str) -> Figure:
+    """A column for each title, a row for each method, the trustworthiness under each map (Reevaluating, Fig. 7).
+
+    The sets of the maps are named as in ``SETS``; ``title`` says N and seed.
+    """
+    methods = list(next(iter(columns.values())))
+    figure, axes = new_figure(len(methods), len(columns), width=5.4, height=3.9)
+    for column, (name, maps) in zip(axes.T, columns.items(), strict=True):
+        for ax, method in zip(column, methods, strict=True):
+            _sets(ax, maps[method].points)
+            _frame(ax, maps[method])
+            ax.set_title(f"{method}, {name}" if name else method)
+    _shared_legend(figure, axes[0, 0], title)
+    return figure
+
+
+@styled
+def walk_panels(
+    maps: Mapping[str, FlatMap], walks: Mapping[str, Mapping[int, np.ndarray]], steps: Sequence[int], title: str
+) -> Figure:
+    """OTI on fixed maps of images and texts after some steps: a row for each map, a column for each step.
+
+    ``walks``: method -> step -> (n, 2) places of the OTI features on that map.
+    """
+    figure, axes = new_figure(len(maps), len(steps), width=3.5, height=3.2)
+    for row, (method, flat) in zip(axes, maps.items(), strict=True):
+        for ax, step in zip(row, steps, strict=True):
+            _walkers(ax, flat, walks[method][step])
+            ax.set_title(f"{method}, step {step}")
+        _same_limits(row)
+    _shared_legend(figure, axes[0, 0], title)
+    return figure
+
+
+@styled
+def cone_curves(table: pd.DataFrame, places: pd.DataFrame, title: str) -> Figure:
+    """Mean cosines to the axes of both cones, and the share nearer to the image axis, along the steps.
+
+    ``table``: as ``tasks.along_cones`` gives it; ``places``: rows "images" and "texts" of ``tasks.cone_places``.
+    """
+    figure, axes = new_figure(1, 3, width=4.4, height=3.7)
+    for k, (n, part) in enumerate(table.groupby("n")):
+        _cone_lines(axes[0], part, counted(n, "pseudo-token"), color=SERIES[k % len(SERIES)], linestyle=DASHES[k])
+    _cone_axes(axes[0], places)
+    axes[0, 2].legend(fontsize=9)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+@styled
+def walk_state(
+    maps: Mapping[str, FlatMap],
+    walks: Mapping[str, Mapping[int, np.ndarray]],
+    table: pd.DataFrame,
+    places: pd.DataFrame,
+    n: int,
+    step: int,
+) -> Figure:
+    """One state of the walk: on each map, and on the curve of the cosines to the image axis."""
+    figure, axes = new_figure(1, len(maps) + 1, width=4.4, height=3.9)
+    for ax, (method, flat) in zip(axes[0], maps.items(), strict=False):
+        _walkers(ax, flat, walks[method][step])
+        _same_limits([ax], list(walks[method].values()))  # the view stays while the slider moves
+        ax.set_title(f"{method}, step {step}")
+    ax, part = axes[0, -1], table[table["n"] == n]
+    for column, modality in (("to images", "image"), ("to texts", "text")):
+        ax.plot(part["step"] + 1, part[column], color=COLOURS[modality], marker=MARKERS[modality], markersize=4)
+        point = part[part["step"] == step].iloc[0]
+        ax.plot(step + 1, point[column], MARKERS["oti"], color=COLOURS["oti"], markersize=9)
+        own = places.set_index("set")[column]
+        for name, line in (("images", "-"), ("texts", "--")):
+            ax.axhline(own[name], color=COLOURS[modality], linewidth=1, linestyle=line, alpha=0.7)
+    ax.set(xscale="log", xlabel="optimisation step + 1", ylabel="mean cosine to the axis of a cone")
+    ax.set_title(counted(n, "pseudo-token"))
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    return figure
+
+
+@styled
+def projected_histograms(
+    panels: Mapping[str, Mapping[str, np.ndarray]], colours: Mapping[str, str], notes: Sequence[str], title: str
+) -> Figure:
+    """Cosines of each variant of the images on one axis, with a note (the mAP) under each (Reevaluating, Fig. 8)."""
+    figure, axes = new_figure(1, len(panels), width=4.4, height=3.9)
+    low = min(sample.min() for samples in panels.values() for sample in samples.values())
+    high = max(sample.max() for samples in panels.values() for sample in samples.values())
+    for ax, (name, samples), note in zip(axes[0], panels.items(), notes, strict=True):
+        histograms(samples, colours, title=name, ax=ax)
+        ax.set(xlim=(low - 0.02, high + 0.02), xlabel=f"cosine similarity\n{note}")
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+# ---------------------------------------------------------------- parts of them
+
+
+def _sets(ax: Axes, points: Mapping[str, np.ndarray], alpha: float = 0.6) -> None:
+    for name in SETS:  # in drawing order
+        if name in points:
+            modality, label, size = SETS[name]
+            edge = {"edgecolors": "black", "linewidths": 0.9} if name == "prompt" else {"linewidths": 0, "alpha": alpha}
+            look = {"color": COLOURS[modality], "marker": MARKERS[modality], "s": size, **edge}
+            ax.scatter(*points[name].T, label=f"{label} ({len(points[name])})", **look)
+
+
+def _walkers(ax: Axes, flat: FlatMap, places: np.ndarray) -> None:
+    """The map in pale colours, OTI in full on top of it."""
+    _sets(ax, flat.points, alpha=0.25)
+    look = {"color": COLOURS["oti"], "marker": MARKERS["oti"], "s": 20, "edgecolors": "white", "linewidths": 0.4}
+    ax.scatter(*places.T, label=f"OTI ({len(places)})", **look)
+    _frame(ax, flat)
+
+
+def _frame(ax: Axes, flat: FlatMap) -> None:
+    """Names of the directions; the units of a map mean nothing."""
+    ax.set(xticks=[], yticks=[], ylabel=flat.axes[1])
+    trust = f"trustworthiness {flat.trustworthiness:.3f} ({flat.n_neighbors} neighbours, cosine)"
+    ax.set_xlabel(f"{flat.axes[0]}\n{trust}")
+
+
+def _same_limits(axes: Sequence[Axes], more: Sequence[np.ndarray] = ()) -> None:
+    corners = [ax.dataLim.get_points() for ax in axes]
+    everything = np.concatenate([*corners, *more])
+    low, high = everything.min(axis=0), everything.max(axis=0)
+    margin = 0.04 * (high - low)
+    for ax in axes:
+        ax.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
+
+
+def _shared_legend(figure: Figure, ax: Axes, title: str) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(6, len(labels)), markerscale=1.4, title=title)
+
+
+def _cone_lines(axes: Sequence[Axes], part: pd.DataFrame, label: str, **look: object) -> None:
+    for ax, column in zip(axes, ("to images", "to texts", "nearer images"), strict=True):
+        scale = 100 if column == "nearer images" else 1
+        ax.plot(part["step"] + 1, scale * part[column], linewidth=1.8, label=label, **look)
+
+
+def _cone_axes(axes: Sequence[Axes], places: pd.DataFrame) -> None:
+    own = places.set_index("set")
+    for ax, column, title in zip(axes, ("to images", "to texts"), ("image", "text"), strict=False):
+        for name, modality, line in (("images", "image", "-"), ("texts", "text", "--")):
+            value = own.loc[name, column]
+            ax.axhline(value, color=COLOURS[modality], linewidth=1.4, linestyle=line)
+            spot = {"xy": (0.99, value), "xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
+            ax.annotate(f"native {name} {value:.2f}", color=COLOURS[modality], fontsize=8.5, **spot)
+        ax.set(ylabel="mean cosine", title=f"to the {title} axis")
+    axes[2].set(ylabel="OTI points (%)", ylim=(-3, 103), title="nearer to the image axis")
+    for ax in axes:
+        ax.set(xscale="log", xlabel="optimisation step + 1")

@@ -1,0 +1,48 @@
+"""Methods side by side, a line for each model."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from crossgap_lib.plots.style import DASHES, SERIES, new_figure, short_name, styled
+
+_MARKS = ("o", "^", "s", "D", "P", "X", "v")
+
+
+@styled
+def slope_chart(panels: dict[str, pd.DataFrame], methods: Sequence[str]) -> Figure:
+    """From method to method, a line for each model: mAP with its interval where there is one.
+
+    ``panels``: title -> table with the columns model, method, value and, where measured, low and high. Models without
+    some method are drawn where they have one.
+    """
+    figure, axes = new_figure(1, len(panels), width=6.0, height=4.4)
+    for ax, (title, table) in zip(axes[0], panels.items(), strict=True):
+        present = [m for m in methods if m in set(table["method"])]
+        for k, (model, rows) in enumerate(table.groupby("model", sort=False)):
+            _slope(ax, model, rows.set_index("method").reindex(present), k, len(present))
+        ax.set_xticks(range(len(present)), present)
+        ax.set(title=title, ylabel="image-image mAP (%)", xlim=(-0.2, len(present) - 0.8))
+        ax.margins(y=0.08)
+        ax.legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(0, -0.1), ncols=2)
+    return figure
+
+
+def _slope(ax: Axes, model: str, rows: pd.DataFrame, k: int, n: int) -> None:
+    x = np.arange(n) + 0.02 * (k % 5 - 2)  # so that intervals do not hide each other
+    look = {"color": SERIES[k % len(SERIES)], "marker": _MARKS[k % len(_MARKS)], "markersize": 7}
+    known = rows["value"].notna().to_numpy()
+    ax.plot(
+        x[known],
+        rows["value"][known],
+        linestyle=DASHES[k % len(DASHES)],
+        linewidth=1.6,
+        label=short_name(model),
+        **look,
+    )
+    if "low" in rows:
+        error = np.array([rows["value"] - rows["low"], rows["high"] - rows["value"]])
+        ax.errorbar(x, rows["value"], yerr=error, fmt="none", ecolor=look["color"], elinewidth=1.0, capsize=2)
