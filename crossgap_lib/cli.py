@@ -75,7 +75,7 @@ def typed(text: str) -> Any:
 @cli.command()
 @click.option("--only", multiple=True, metavar="NN", help="A notebook by number or name; may be repeated.")
 @click.option("--model", metavar="SPEC", help=MODEL_HELP)
-@click.option("--models", metavar="SPECS", help="Several models, for the notebooks that compare them.")
+@click.option("--models", metavar="SPEC;SPEC", help="Several models, for the notebooks that compare them.")
 @click.option("--data", metavar="SPEC", help=DATA_HELP)
 @click.option("--embeddings", type=FILE, metavar="FILE", help="Precomputed features in the place of a model.")
 @DEVICE
@@ -88,6 +88,8 @@ def figures(only: tuple[str, ...], extra: tuple[tuple[str, str], ...], force: bo
     from crossgap_lib.runner import run_notebooks
 
     parameters = {name: value for name, value in flags.items() if value is not None}
+    if "models" in parameters:  # a spec may hold commas
+        parameters["models"] = [spec.strip() for spec in parameters["models"].split(";") if spec.strip()]
     more = {name: typed(value) for name, value in extra}
     runs = run_notebooks(
         only, parameters, more, force=force, notebooks=NOTEBOOKS, out=out, report=lambda run: _say(run, out)
@@ -267,6 +269,19 @@ def _batches(text: str) -> list[int]:
     if not parts or not all(part.isdigit() and int(part) > 0 for part in parts):
         raise CrossgapError(f"--batch takes sizes such as 32,128,512, not {text!r}.")
     return sorted({int(part) for part in parts})
+
+
+@cli.command()
+@click.option("--d", default=512, show_default=True, type=click.IntRange(1), metavar="D", help="Dimensions.")
+@click.option("--n", default=200_000, show_default=True, type=click.IntRange(1), metavar="N", help="Images, and texts.")
+@click.option("--tolerance", default=1e-10, show_default=True, metavar="T", help="Of the least-squares iteration.")
+@click.option("--seed", default=0, show_default=True)
+def dof(d: int, n: int, tolerance: float, seed: int) -> None:
+    """Recover image-image from image-text similarities at full size (notebook 07), and time it."""
+    from crossgap_lib.tasks.degrees_of_freedom import benchmark
+
+    for topic, found in benchmark(d, n, tolerance=tolerance, seed=seed).items():
+        click.echo(f"{topic + ':':<16}{found:.6g}" if found is not None else f"{topic + ':':<16}unknown")
 
 
 # ---------------------------------------------------------------- doctor

@@ -79,10 +79,12 @@ def walk_explorer(
     walks: Mapping[int, Mapping[str, Mapping[int, np.ndarray]]],
     table: pd.DataFrame,
     places: pd.DataFrame,
+    title: str = "",
 ) -> w.VBox:
     """Two sliders, number of pseudo-tokens and steps: OTI on its way from the text cone, on maps that stay as they are.
 
-    ``walks``: number of pseudo-tokens -> method -> step -> (n, 2); ``table`` and ``places`` as for ``cone_curves``.
+    ``walks``: number of pseudo-tokens -> method -> step -> (n, 2); ``table`` and ``places`` as for ``cone_curves``;
+    ``title`` says N and seed.
     """
 
     def draw(n: int, step: int) -> tuple[Figure, str]:
@@ -91,7 +93,7 @@ def walk_explorer(
             f"{plots.counted(n, 'pseudo-token')}, step {step}: mean cosine {row['to images']:.2f} to the image axis, "
             f"{row['to texts']:.2f} to the text axis; {100 * row['nearer images']:.0f} % nearer to the image axis"
         )
-        return plots.walk_state(maps, walks[n], table, places, n, step), words
+        return plots.walk_state(maps, walks[n], table, places, n, step, title), words
 
     steps = sorted(set(table["step"]))
     return figure_explorer(
@@ -99,7 +101,7 @@ def walk_explorer(
     )
 
 
-def framed(page: str, height: int = 660) -> HTML:
+def framed(page: str, height: int = 700) -> HTML:
     """A whole HTML page in an output cell, in a frame, so that neither its style nor its scripts touch the notebook."""
     frame = f'<iframe srcdoc="{html.escape(page)}" style="width: 100%; height: {height}px; border: 0"></iframe>'
     return HTML(f"<div>{frame}</div>")  # IPython warns of an output that is nothing but a frame

@@ -1,4 +1,7 @@
-"""Notebook 02 as a person uses it: JupyterLab in headless Chromium, all cells run, both sliders dragged."""
+"""Notebook 02 as a person uses it: JupyterLab in headless Chromium, all cells run, both sliders dragged.
+
+And a page of a flat map: pointed at, clicked and walked by keys.
+"""
 
 import json
 import os
@@ -16,6 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crossgap_lib import plots, tasks
+from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.paths import NOTEBOOKS, ROOT
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -185,3 +190,75 @@ def test_sliders_redraw_curve_and_histogram(page):
     keep = ROOT / ".cache" / "screenshots"
     keep.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=keep / "notebook_02.png")
+
+
+# ---------------------------------------------------------------- the page of a map
+
+
+def map_page(folder: Path) -> Path:
+    """Twelve images and their captions; the pictures are red, and the first one has none."""
+    rng = np.random.default_rng(0)
+    images = Embeddings(rng.normal(size=(12, 4)) + 2, labels=[k % 2 for k in range(12)], class_names=("cat", "dog"))
+    texts = Embeddings(rng.normal(size=(12, 4)) - 2, modality="text", texts=[f"caption {k}" for k in range(12)])
+    sets, file = {"image": images, "text": texts}, BytesIO()
+    Image.new("RGB", (8, 8), "red").save(file, "JPEG")
+    flat = tasks.flat_maps(sets, ("PCA", "t-SNE"), n_neighbors=3, perplexity=5.0)
+    pictures = dict.fromkeys(images.ids[1:].tolist(), file.getvalue())
+    path = folder / "map.html"
+    path.write_text(plots.map_page(tasks.point_table(sets, flat), flat, pictures, title="N = 12, seed 0"))
+    return path
+
+
+@pytest.fixture(params=["light", "dark"])
+def flat_page(page, tmp_path, request):
+    """The page of a map in a light and in a dark browser; no script may have failed in the end."""
+    context = page.context.browser.new_context(viewport={"width": 1100, "height": 760}, color_scheme=request.param)
+    shown, errors = context.new_page(), []
+    shown.on("pageerror", lambda error: errors.append(str(error)))
+    shown.goto(map_page(tmp_path).as_uri())
+    yield shown, request.param
+    context.close()
+    assert errors == []
+
+
+def middle(locator) -> tuple[float, float]:
+    box = locator.bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def test_a_map_shows_pictures_to_mouse_and_keys(flat_page):
+    shown, scheme = flat_page
+    card, image = shown.locator("#card"), shown.locator("#card img")
+    ground = shown.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
+    assert image.count() == 0
+    shown.mouse.move(*middle(shown.locator(".point").nth(3)))
+    assert "class: dog" in card.inner_text()
+    assert image.evaluate("img => img.naturalWidth") == 8
+    assert shown.locator("#links line").count() == 2  # to itself and to its caption
+    shown.mouse.click(*middle(shown.locator(".point").nth(15)))
+    assert "caption 3" in card.inner_text()
+    assert "held" in card.inner_text()
+    shown.mouse.move(*middle(shown.locator(".point").nth(8)))
+    assert "caption 3" in card.inner_text()  # held, whatever is pointed at
+    shown.keyboard.press("Escape")
+    assert image.count() == 0
+    shown.keyboard.press("ArrowRight")
+    first = card.inner_text()
+    assert "image" in first or "caption" in first
+    for key in ("ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight"):
+        shown.keyboard.press(key)
+    shown.keyboard.press("Enter")
+    assert "held" in card.inner_text()
+
+
+def test_a_maps_legend_hides_sets_and_its_buttons_switch_maps(flat_page):
+    shown, _ = flat_page
+    assert shown.locator("#sets").inner_text().split("\n") == ["Show", "image (12)", "caption (12)"]
+    shown.get_by_label("caption").uncheck()
+    assert shown.locator(".point:visible").count() == 12
+    before = middle(shown.locator(".point").first)
+    assert shown.locator("#words").inner_text().startswith("PCA")
+    shown.get_by_label("t-SNE").check()
+    assert shown.locator("#words").inner_text().startswith("t-SNE")
+    assert middle(shown.locator(".point").first) != before

@@ -35,7 +35,8 @@ def test_help_loads_nothing_heavy():
 
 
 def test_commands_are_those_that_work():
-    assert set(cli.cli.commands) == {"figures", "embed", "pretrain", "zoo", "fetch", "invert", "bench", "doctor"}
+    known = {"figures", "embed", "pretrain", "zoo", "fetch", "invert", "bench", "dof", "doctor"}
+    assert set(cli.cli.commands) == known
     for name in cli.cli.commands:
         assert run(name, "--help").exit_code == 0
 
@@ -196,6 +197,19 @@ def test_pretrain_wants_key_and_value(monkeypatch):
 def test_fetch_prints_what_is_where(monkeypatch):
     monkeypatch.setattr(models, "fetch_model", lambda spec: f"{spec} is ready")
     assert run("fetch", "ViT-B-32,openai").stdout == "ViT-B-32,openai is ready\n"
+
+
+def test_dof_prints_what_it_measured():
+    result = run("dof", "--d", "4", "--n", "40")
+    said = dict(line.split(":") for line in result.stdout.splitlines())
+    assert (result.exit_code, int(said["n"]), int(said["unknowns"])) == (0, 40, 10)
+    assert float(said["rms"]) < 1e-8
+
+
+def test_dof_says_how_many_images_it_takes():
+    result = run("dof", "--d", "4", "--n", "9")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "at least 10 images" in result.stderr
 
 
 def test_doctor_finds_versions_cache_minis_and_weights(monkeypatch, tmp_path):

@@ -4,10 +4,14 @@ import json
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from crossgap_lib.cli import cli
 
@@ -65,3 +69,54 @@ def test_modality_gap_of_real_clip_vectors(tmp_path, real_folder):
         assert number in said
     record = json.loads((tmp_path / "03_modality_gap" / ".run.json").read_text())
     assert str(real_folder) not in json.dumps(record), "a record names no folder of this machine"
+
+
+REAL = (
+    "ViT-B-16-SigLIP,random",
+    "ViT-B-16-SigLIP2,random",
+    "timm:vit_small_patch14_dinov2,random",
+    "timm:vit_small_patch16_dinov3,random",
+)
+
+
+def cached_tokenizer(cache, repo: str) -> None:
+    """A tokenizer in the hub's cache layout, where SigLIP's is looked for; a word each, as its words don't matter."""
+    snapshot = cache / f"models--{repo.replace('/', '--')}" / "snapshots" / "0"
+    snapshot.mkdir(parents=True)
+    absent = snapshot.parents[1] / ".no_exist" / "0"  # files that the hub is known not to have
+    absent.mkdir(parents=True)
+    for name in ("config.json", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja"):
+        (absent / name).touch()
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0")
+    words = {
+        "<pad>": 0,
+        "</s>": 1,
+        "<unk>": 2,
+        **{w: k for k, w in enumerate(("a", "photo", "of", "cat", "dog", "x"), 3)},
+    }
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(snapshot / "tokenizer.json"))
+    names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
+    (snapshot / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.slow
+def test_real_architectures_run_through_the_comparison(tmp_path, monkeypatch):
+    """SigLIP, SigLIP 2, DINOv2 and DINOv3 with random weights: encoded, inverted, projected, laid out."""
+    for name in ("SigLIP", "SigLIP2"):
+        cached_tokenizer(tmp_path / "hub", f"timm/ViT-B-16-{name}")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    small = {"n_two_classes": 6, "n_gallery": 36, "n_queries": 2, "steps": 1}
+    extra = [part for name, value in small.items() for part in ("-p", name, str(value))]
+    run_figures("--only", "05", "--models", ";".join(REAL), *extra, "--out", str(tmp_path / "out"))
+    made = tmp_path / "out" / "05_siglip_siglip2_dino"
+    table = pd.read_csv(made / "slopes.csv")
+    assert set(table["model"]) == set(REAL)
+    for name in REAL:
+        expected = {"Original"} if name.startswith("timm") else {"Original", "OTI", "OTI, best step", "PCA"}
+        assert set(table[table["model"] == name]["method"]) == expected
+    assert table["value"].between(0, 100).all()
+    assert (made / "slopes.png").is_file()

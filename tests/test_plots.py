@@ -1,5 +1,6 @@
 """Every figure is drawn once from small made-up results; the sliders of the explorers are moved by hand."""
 
+from dataclasses import replace
 from hashlib import blake2b
 
 import matplotlib as mpl
@@ -10,6 +11,7 @@ import torch
 from ipywidgets import IntSlider
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import StepPatch
 from PIL import Image
 
 from crossgap_lib import plots, tasks, widgets
@@ -87,6 +89,42 @@ def bench(lengths=True):
     return plots.bench_curves(facts | {"batches": rows, "lengths": rows if lengths else []})
 
 
+def flat(n=40):
+    """Images, texts and prompts on two maps, the second one a copy of the first under another name."""
+    sets = {"image": gallery(n), "text": texts(n), "prompt": texts(3)}
+    pca = tasks.flat_map(sets, "PCA", n_neighbors=5)
+    return {"PCA": pca, "UMAP": replace(pca, method="UMAP", axes=("UMAP 1", "UMAP 2"))}
+
+
+def cones():
+    """(table of the walk, table of the native sets, walks on the maps)."""
+    walk, runs = flat(), fake_runs()
+    native = tasks.cone_places({"images": gallery(), "texts": texts()}, gallery(), texts())
+    return tasks.along_cones(runs, gallery(), texts()), native, tasks.walks(walk, runs)
+
+
+def counts():
+    """(rows of two models, of which the second reads no text; colours)."""
+    images, captions = gallery(), texts()
+    by_class, by_modality = tasks.count_by_class(images), tasks.count_by_modality(images, captions)
+    rows = {"mini-clip": (by_class, by_modality), "timm:vit": (by_class, {})}
+    return rows, dict(zip([*by_class, *by_modality], plots.SERIES, strict=True))
+
+
+OVERLAPS = pd.DataFrame(
+    [("mini-clip", "a / b, all", 0.3, 0.2, 0.4), ("timm:vit", "a / b, all", np.nan, np.nan, np.nan)],
+    columns=["model", "kinds", "value", "low", "high"],
+)
+SLOPES = pd.DataFrame(
+    [
+        ("mini-clip", "Original", 40.0, 35.0, 45.0),
+        ("mini-clip", "PCA", 50.0, 45.0, 55.0),
+        ("timm:vit", "Original", 30.0, np.nan, np.nan),
+    ],
+    columns=["model", "method", "value", "low", "high"],
+)
+
+
 FIGURES = {
     "against_compute": compute,
     "bench_curves": bench,
@@ -96,6 +134,11 @@ FIGURES = {
     "neighbour_pairs": lambda: plots.neighbour_pairs(NEIGHBOURS, dict(enumerate(PICTURES)), list("abcde")),
     "histograms": lambda: plots.histograms(SAMPLES, COLOURS, title="similarities"),
     "histogram_panels": lambda: plots.histogram_panels({"one": SAMPLES, "two": SAMPLES, "three": SAMPLES}, COLOURS),
+    "count_histograms": lambda: plots.count_histograms(counts()[0], ("by class", "by modality"), counts()[1]),
+    "overlap_bars": lambda: plots.overlap_bars(OVERLAPS),
+    "slope_chart": lambda: plots.slope_chart(
+        {"measured": SLOPES, "published": SLOPES[["model", "method", "value"]]}, ["Original", "PCA"]
+    ),
     "stage_bars": lambda: plots.stage_bars(MEASURES, REFERENCE),
     "agreement_bars": lambda: plots.agreement_bars(AGREEMENT),
     "inversion_curves": curves,
@@ -106,6 +149,14 @@ FIGURES = {
         tasks.separating_dimensions(gallery(), texts()), gallery(), texts(), top=3
     ),
     "gap_ladder": lambda: plots.gap_ladder({"mini-clip": 0.9}, LADDER),
+    "map_grid": lambda: plots.map_grid({"left": flat(), "right": flat()}, "N = 40, seed 0"),
+    "map_grid, one column": lambda: plots.map_grid({"": flat()}, "N = 40, seed 0"),
+    "walk_panels": lambda: plots.walk_panels(flat(), cones()[2][1], [0, 2, 5], "N = 6, seed 0"),
+    "walk_state": lambda: plots.walk_state(flat(), cones()[2][2], *cones()[:2], 2, 5),
+    "cone_curves": lambda: plots.cone_curves(*cones()[:2], "N = 6, seed 0"),
+    "projected_histograms": lambda: plots.projected_histograms(
+        {"one": SAMPLES, "two": SAMPLES}, COLOURS, ["mAP 1", "mAP 2"], "N = 300, seed 0"
+    ),
 }
 
 
@@ -130,6 +181,25 @@ def test_every_figure_is_drawn_and_written(name, tmp_path):
         assert min(picture.size) > 90
         assert len(np.unique(np.asarray(picture.convert("L")))) > 4
     assert "<svg" in (tmp_path / "f.svg").read_text()
+
+
+def test_labels_are_short_and_say_what_is_missing():
+    said = words_in(FIGURES["count_histograms"]())
+    assert "vit" in said
+    assert "timm:" not in said
+    assert "no text encoder" in said
+    assert "no text encoder" in words_in(FIGURES["overlap_bars"]())
+    assert plots.short_name("local-dir:some/where/mini-x") == "mini-x"
+    assert plots.short_name("ViT-B-32,openai") == "ViT-B-32,openai"
+
+
+def test_counted_densities_have_an_area_of_one():
+    figure = FIGURES["count_histograms"]()
+    stairs = [p for p in figure.axes[0].patches if isinstance(p, StepPatch)]
+    assert len(stairs) == 4, "two kinds, filled and outlined"
+    for patch in stairs:
+        values, edges, _ = patch.get_data()
+        assert (values * np.diff(edges)).sum() == pytest.approx(1)
 
 
 def test_every_plot_is_tested_here():
@@ -213,6 +283,27 @@ def test_neighbours_are_labelled_and_framed():
 
 def test_gap_map_says_how_many_pairs_are_shown():
     assert "30 of 40 pairs" in words_in(FIGURES["gap_map"]())
+
+
+def test_maps_say_how_many_points_and_how_trustworthy():
+    words = words_in(FIGURES["map_grid"]())
+    assert "N = 40, seed 0" in words
+    assert "image (40)" in words
+    assert "class prompt (3)" in words
+    assert words.count(f"trustworthiness {flat()['PCA'].trustworthiness:.3f} (5 neighbours, cosine)") == 4
+
+
+def test_steps_of_a_walk_share_their_view():
+    figure = FIGURES["walk_panels"]()
+    words = words_in(figure)
+    assert all(f"{method}, step {step}" in words for method in ("PCA", "UMAP") for step in (0, 2, 5))
+    assert len({(*ax.get_xlim(), *ax.get_ylim()) for ax in figure.axes[:3]}) == 1
+
+
+def test_projected_histograms_share_their_axis_and_bear_the_notes():
+    figure = FIGURES["projected_histograms"]()
+    assert {"cosine similarity\nmAP 1", "cosine similarity\nmAP 2"} <= {ax.get_xlabel() for ax in figure.axes}
+    assert len({ax.get_xlim() for ax in figure.axes}) == 1
 
 
 def test_the_ladder_is_sorted_and_marks_what_was_measured():

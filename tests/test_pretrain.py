@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import open_clip
 import pytest
+import timm
 import torch
 from open_clip.loss import ClipLoss
 from PIL import Image
@@ -111,6 +112,49 @@ def test_pretrain_writes_checkpoint_and_card(tmp_path, monkeypatch):
     assert card["recipe"] == asdict(replace(pretrain.RECIPES["mini-clip"], **overrides))
     assert "| modality gap | 0.500 |" in (folder / "README.md").read_text()
     assert load_model(f"local-dir:{folder}").embed_dim == 128
+
+
+def test_zoo_lays_the_cards_side_by_side(tmp_path):
+    for name, objective, gap in (("mini-b", "dino", None), ("mini-a", "clip", 0.5)):
+        (tmp_path / name).mkdir()
+        measured = {"parameters": 1e6} | ({"modality gap": gap} if gap else {})
+        card = {"recipe": {"objective": objective, "seed": 0}, "training": {"steps": 2, "device": "cpu"}}
+        (tmp_path / name / "card.json").write_text(json.dumps(card | {"measured": measured}))
+    table = cards.zoo(tmp_path)
+    assert list(table.index) == ["mini-a", "mini-b"]
+    assert table.loc["mini-a", "modality gap"] == 0.5
+    assert np.isnan(table.loc["mini-b", "modality gap"])
+    assert table.loc["mini-b", "objective"] == "dino"
+    (tmp_path / "mini-c").mkdir()
+    with pytest.raises(CrossgapError, match=r"holds no card\.json"):
+        cards.zoo(tmp_path)
+
+
+def test_image_only_mini_is_written_for_timm_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "ROOT", tmp_path)
+    overrides = {"pictures": 16, "epochs": 1, "batch": 8}
+    folder = pretrain.pretrain("mini-dino", out=tmp_path / "mini-dino", device="cpu", overrides=overrides)
+    assert {p.name for p in folder.iterdir()} == {"config.json", "model.safetensors", "card.json", "README.md"}
+    net = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    model = load_model(f"local-dir:{folder}")
+    picture = Image.new("RGB", (48, 48), "red")
+    torch.testing.assert_close(
+        net.eval()(model.preprocess(picture)[None]),
+        model.encode_pixels(model.preprocess(picture)[None]),
+        atol=1e-5,
+        rtol=0,
+    )
+    measured = json.loads((folder / "card.json").read_text())["measured"]
+    assert "modality gap" not in measured
+    assert 0 < measured["image-image mAP, all kinds"] < 1
+    assert "timm.create_model" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("folder", sorted(MINIS.glob("mini-*")), ids=lambda folder: folder.name)
+def test_every_shipped_card_tells_its_own_recipe(folder):
+    name, card = folder.name, cards.read_card(folder)
+    assert card["recipe"] == asdict(pretrain.RECIPES[name])
+    assert (folder / "README.md").read_text() == cards._card_text(name, card)
 
 
 def test_refusals():

@@ -1,5 +1,14 @@
 """Pure plots: a result goes in, a matplotlib Figure comes out."""
 
+from crossgap_lib.plots.degrees_of_freedom import (
+    anchor_curves,
+    direction_curves,
+    noise_curves,
+    readout_noise,
+    readout_scatters,
+    recovery_state,
+    recovery_threshold,
+)
 from crossgap_lib.plots.dogs_vs_cats import agreement_bars, stage_bars
 from crossgap_lib.plots.gap import gap_dimensions, gap_ladder, gap_map
 from crossgap_lib.plots.inversion import against_compute, inversion_curves, inversion_state
@@ -22,6 +31,7 @@ from crossgap_lib.plots.style import (
     plural,
     png_bytes,
     save_figure,
+    short_name,
 )
 
 __all__ = [
@@ -34,11 +44,13 @@ __all__ = [
     "SERIES",
     "against_compute",
     "agreement_bars",
+    "anchor_curves",
     "bench_curves",
     "cone_curves",
     "contact_sheet",
     "count_histograms",
     "counted",
+    "direction_curves",
     "figure_folder",
     "gap_dimensions",
     "gap_ladder",
@@ -50,11 +62,17 @@ __all__ = [
     "map_grid",
     "map_page",
     "neighbour_pairs",
+    "noise_curves",
     "overlap_bars",
     "plural",
     "png_bytes",
     "projected_histograms",
+    "readout_noise",
+    "readout_scatters",
+    "recovery_state",
+    "recovery_threshold",
     "save_figure",
+    "short_name",
     "slope_chart",
     "stage_bars",
     "walk_panels",

@@ -35,7 +35,7 @@ def map_grid(columns: Mapping[str, Mapping[str, FlatMap]], title: str) -> Figure
             _sets(ax, maps[method].points)
             _frame(ax, maps[method])
             ax.set_title(f"{method}, {name}" if name else method)
-    _shared_legend(figure, axes[0, 0], title)
+    _outer_legend(figure, axes[0, :1], title)
     return figure
 
 
@@ -52,8 +52,10 @@ def walk_panels(
         for ax, step in zip(row, steps, strict=True):
             _walkers(ax, flat, walks[method][step])
             ax.set_title(f"{method}, step {step}")
+            if ax is not row[0]:
+                ax.set(xlabel=flat.axes[0], ylabel="")
         _same_limits(row)
-    _shared_legend(figure, axes[0, 0], title)
+    _outer_legend(figure, axes[0, :1], title)
     return figure
 
 
@@ -80,6 +82,7 @@ def walk_state(
     places: pd.DataFrame,
     n: int,
     step: int,
+    title: str = "",
 ) -> Figure:
     """One state of the walk: on each map, and on the curve of the cosines to the image axis."""
     figure, axes = new_figure(1, len(maps) + 1, width=4.4, height=3.9)
@@ -87,17 +90,9 @@ def walk_state(
         _walkers(ax, flat, walks[method][step])
         _same_limits([ax], list(walks[method].values()))  # the view stays while the slider moves
         ax.set_title(f"{method}, step {step}")
-    ax, part = axes[0, -1], table[table["n"] == n]
-    for column, modality in (("to images", "image"), ("to texts", "text")):
-        ax.plot(part["step"] + 1, part[column], color=COLOURS[modality], marker=MARKERS[modality], markersize=4)
-        point = part[part["step"] == step].iloc[0]
-        ax.plot(step + 1, point[column], MARKERS["oti"], color=COLOURS["oti"], markersize=9)
-        own = places.set_index("set")[column]
-        for name, line in (("images", "-"), ("texts", "--")):
-            ax.axhline(own[name], color=COLOURS[modality], linewidth=1, linestyle=line, alpha=0.7)
-    ax.set(xscale="log", xlabel="optimisation step + 1", ylabel="mean cosine to the axis of a cone")
-    ax.set_title(counted(n, "pseudo-token"))
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    _state_curves(axes[0, -1], table[table["n"] == n], places, step)
+    axes[0, -1].set_title(counted(n, "pseudo-token"))
+    _outer_legend(figure, axes[0, [0, -1]], title)
     return figure
 
 
@@ -152,9 +147,34 @@ def _same_limits(axes: Sequence[Axes], more: Sequence[np.ndarray] = ()) -> None:
         ax.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
 
 
-def _shared_legend(figure: Figure, ax: Axes, title: str) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(6, len(labels)), markerscale=1.4, title=title)
+def _outer_legend(figure: Figure, axes: Sequence[Axes], title: str = "") -> None:
+    """One row above all panels, in full colours also where the points are pale."""
+    handles = [handle for ax in axes for handle in ax.get_legend_handles_labels()[0]]
+    legend = figure.legend(handles=handles, loc="outside upper center", ncols=6, markerscale=1.5, title=title or None)
+    for handle in legend.legend_handles:
+        handle.set_alpha(1)
+
+
+def _state_curves(ax: Axes, part: pd.DataFrame, places: pd.DataFrame, step: int) -> None:
+    """Mean cosines to both axes along the steps, the chosen one marked, and each modality's own beside them."""
+    own, point = places.set_index("set"), part[part["step"] == step].iloc[0]
+    for modality in ("image", "text"):
+        column, colour = f"to {modality}s", COLOURS[modality]
+        look = {"color": colour, "marker": MARKERS[modality], "markersize": 4, "markevery": 2}
+        ax.plot(part["step"] + 1, part[column], label=f"OTI to the {modality} axis", **look)
+        ax.plot(step + 1, point[column], MARKERS["oti"], color=COLOURS["oti"], markersize=8)
+        level = own.loc[f"{modality}s", column]
+        ax.axhline(level, color=colour, linewidth=1.2, linestyle="--")
+        spot = {
+            "xy": (0.98, level),
+            "xycoords": ("axes fraction", "data"),
+            "va": "center",
+            "ha": "right",
+            "fontsize": 8.5,
+        }
+        spot["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8}
+        ax.annotate(f"{modality}s to their own axis {level:.2f}", color=colour, **spot)
+    ax.set(xscale="log", xlabel="optimisation step + 1", ylabel="mean cosine", ylim=(0, 1.05))
 
 
 def _cone_lines(axes: Sequence[Axes], part: pd.DataFrame, label: str, **look: object) -> None:

@@ -101,7 +101,8 @@ label { display: inline-flex; align-items: center; gap: 4px; cursor: pointer; }
 label svg { width: 16px; height: 16px; }
 main { display: flex; flex-wrap: wrap; gap: 14px; }
 figure { flex: 1 1 420px; margin: 0; max-width: 900px; }
-#map { display: block; width: 100%; border: 1px solid var(--line); border-radius: 4px; cursor: crosshair; }
+#map { display: block; width: 100%; max-height: max(300px, calc(100vh - 160px));
+ border: 1px solid var(--line); border-radius: 4px; cursor: crosshair; }
 #map:focus-visible { outline: 3px solid #56b4e9; }
 .point { stroke: var(--ground); stroke-width: 0.6; opacity: 0.85; }
 .prompt { stroke: var(--ink); stroke-width: 0.8; opacity: 1; }

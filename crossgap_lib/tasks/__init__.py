@@ -7,6 +7,7 @@ from crossgap_lib.tasks.cones import (
     projected_points,
     projection_variants,
     variant_retrieval,
+    variant_similarities,
 )
 from crossgap_lib.tasks.dogs_vs_cats import (
     Stage,
@@ -20,7 +21,7 @@ from crossgap_lib.tasks.dogs_vs_cats import (
     stage_measures,
 )
 from crossgap_lib.tasks.gap import gap_report, separating_dimensions
-from crossgap_lib.tasks.maps import FlatMap, flat_map, flat_maps, point_table, walks
+from crossgap_lib.tasks.maps import FlatMap, flat_map, flat_maps, map_table, point_table, trust_table, walks
 from crossgap_lib.tasks.methods import image_image_methods, method_table, paired_gain, retrieval_and_shots
 from crossgap_lib.tasks.pair_counts import PairCounts, count_by_class, count_by_modality, mean_similarity, overlap
 from crossgap_lib.tasks.pairs import (
@@ -60,6 +61,7 @@ __all__ = [
     "image_image_methods",
     "image_text_pairs",
     "images_and_texts",
+    "map_table",
     "mean_similarity",
     "method_table",
     "minimal_removal",
@@ -81,8 +83,10 @@ __all__ = [
     "snapshot_steps",
     "stage_measures",
     "texts_of",
+    "trust_table",
     "unpaired_similarities",
     "variant_retrieval",
+    "variant_similarities",
     "walks",
     "with_captions",
 ]

@@ -13,6 +13,7 @@ from crossgap_lib import metrics
 from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.inversion import Inversion
 from crossgap_lib.projection import Projection
+from crossgap_lib.tasks.pairs import all_similarities
 
 ORIGINAL, PROJECTED, ADJUSTED = "original", "projected (Eq. 11)", "mean-adjusted (Eq. 12)"
 
@@ -38,15 +39,13 @@ def cone_places(sets: Mapping[str, Embeddings], images: Embeddings, texts: Embed
 def along_cones(runs: Mapping[int, Inversion], images: Embeddings, texts: Embeddings) -> pd.DataFrame:
     """``cone_places`` of every snapshot of every run.
 
-    ``runs``: number of pseudo-tokens -> inversion. Columns: n, step, to images, to texts, nearer images, and way: how
-    far it is on the way from the texts' mean cosine to the image axis (0) to the images' own (1).
+    ``runs``: number of pseudo-tokens -> inversion. Columns: n, step, to images, to texts, nearer images.
     """
     shots = {(n, step): run.at(step) for n, run in runs.items() for step in sorted(run.snapshots)}
     table = cone_places(shots, images, texts)
     table.insert(0, "n", [n for n, _ in shots])
     table.insert(1, "step", [step for _, step in shots])
-    start, end = cone_places({"texts": texts, "images": images}, images, texts)["to images"]
-    return table.drop(columns="set").assign(way=(table["to images"] - start) / (end - start))
+    return table.drop(columns="set")
 
 
 def _axis(e: Embeddings) -> Tensor:
@@ -71,6 +70,15 @@ def projection_variants(projection: Projection, images: Embeddings) -> dict[str,
         ORIGINAL: images,
         PROJECTED: replace(projection(images), modality="projection"),
         ADJUSTED: replace(projection(images, mean_adjusted=True), modality="projection"),
+    }
+
+
+def variant_similarities(variants: Mapping[str, Embeddings], texts: Embeddings) -> dict[str, dict[str, np.ndarray]]:
+    """Cosines of all image-image, text-text and image-text pairs of each variant; the texts stay as they are."""
+    within = all_similarities(texts, texts)
+    return {
+        name: {"image-image": all_similarities(e, e), "text-text": within, "image-text": all_similarities(e, texts)}
+        for name, e in variants.items()
     }
 
 

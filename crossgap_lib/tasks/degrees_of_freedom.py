@@ -50,14 +50,14 @@ class Anchors:
     singular: np.ndarray
 
     @property
-    def rank(self) -> int:
-        """Singular values above float32's rounding, which is how exact stored features are."""
-        return int((self.singular > 1e-6 * self.singular[0]).sum())
-
-    @property
     def condition(self) -> float:
-        """Largest over smallest singular value; infinite where rank < d, since some direction then meets no anchor."""
-        return float("inf") if self.rank < self.d else float(self.singular[0] / self.singular[-1])
+        """Largest over smallest of d singular values; infinite with k < d, as some direction then meets no anchor."""
+        spanned = len(self.singular) == self.d and self.singular[-1] > 0
+        return float(self.singular[0] / self.singular[-1]) if spanned else float("inf")
+
+    def rank(self, noise: float = 1e-12) -> int:
+        """How many singular values noise does not hide; ``noise`` is relative to the largest."""
+        return int((self.singular > noise * self.singular[0]).sum())
 
 
 def describe_anchors(texts: np.ndarray) -> Anchors:
@@ -275,25 +275,29 @@ def largest_error(found: Recovery, images: "np.ndarray | RandomUnits", n_rows: i
 # ---------------------------------------------------------------- from what a loss sees
 
 
-def from_sigmoid(p: np.ndarray, scale: float, bias: float) -> np.ndarray:
-    """S (n_T, N) from SigLIP's probabilities sigmoid(scale * s + bias).
+def log_odds(p: np.ndarray, noise: float = 0.0) -> np.ndarray:
+    """SigLIP's scale * S + bias from its probabilities sigmoid(scale * S + bias), any shape.
 
-    Probabilities are first moved off 0 and 1 by the rounding of float64: beyond, there is no logit.
+    They are first moved ``noise`` off 0 and 1, at least float64's rounding: nearer, a probability has no logit to tell.
     """
-    p = np.clip(_matrix("probabilities", p), 1e-300, 1 - 2**-53)
-    return (np.log(p) - np.log1p(-p) - bias) / scale
+    p = np.clip(p, max(noise, 1e-300), 1 - max(noise, 2**-53))
+    return np.log(p) - np.log1p(-p)
 
 
-def from_text_softmax(log_p: np.ndarray, scale: float, d: int, **how: int) -> Recovery:
+def from_text_softmax(
+    log_p: np.ndarray, scale: float, d: int, *, rounds: int = 0, tolerance: float = 1e-12
+) -> Recovery:
     """From log-probabilities (n_T, N) of the texts given an image, which tell scale * S up to a constant an image.
 
     Centred over the texts, S becomes (X_T - mean) X_I^T, whose right singular space still is that of X_I.
     """
     log_p = _matrix("log-probabilities", log_p) / scale
-    return recover(log_p - log_p.mean(axis=0), d, **how)
+    return recover(log_p - log_p.mean(axis=0), d, rounds=rounds, tolerance=tolerance)
 
 
-def from_image_softmax(log_p: np.ndarray, scale: float, d: int, **how: int) -> Recovery:
+def from_image_softmax(
+    log_p: np.ndarray, scale: float, d: int, *, rounds: int = 0, tolerance: float = 1e-12
+) -> Recovery:
     """From log-probabilities (n_T, N) of the images given a text, which tell scale * S up to a constant a text.
 
     Centred over the images, S becomes X_T (X_I - mean)^T, so x_i = C^T v_i + mu, and the system is solved on [v_i, 1].
@@ -305,9 +309,9 @@ def from_image_softmax(log_p: np.ndarray, scale: float, d: int, **how: int) -> R
     """
     log_p = _matrix("log-probabilities", log_p) / scale
     _enough(log_p.shape[1], unknowns(d + 1) - 1)
-    v = column_space(log_p - log_p.mean(axis=1, keepdims=True), d, **how)
+    v = column_space(log_p - log_p.mean(axis=1, keepdims=True), d, rounds=rounds)
     v = np.hstack([v, np.ones((len(v), 1))])
-    return Recovery(v, *solve_norms(v))
+    return Recovery(v, *solve_norms(v, tolerance=tolerance))
 
 
 def in_d_dimensions(found: Recovery) -> Recovery:

@@ -75,7 +75,7 @@ def flat_map(
     if method not in METHODS:
         raise CrossgapError(f"There is no map {method!r}; there are {', '.join(METHODS)}.")
     rows = {name: _rows(vectors) for name, vectors in sets.items()}
-    _check(rows, n_neighbors, perplexity)
+    _check(rows, n_neighbors, perplexity if method == "t-SNE" else 1)
     everything = np.concatenate(list(rows.values()))  # (all, d)
     fit: Callable = {"PCA": _pca, "UMAP": _umap, "t-SNE": _tsne}[method]
     reducer, flat, axes = fit(everything, seed, n_neighbors, perplexity)
@@ -127,6 +127,22 @@ def point_table(sets: Mapping[str, Embeddings], maps: Mapping[str, FlatMap]) -> 
         xy = np.concatenate([flat.points[name] for name in sets])
         table[[f"{column(method)}_x", f"{column(method)}_y"]] = xy
     return table
+
+
+def map_table(columns: Mapping[str, Mapping[str, FlatMap]]) -> pd.DataFrame:
+    """The numbers behind a figure of maps; columns: column, method, set, row, x, y."""
+    parts = {
+        (name, method, kind): pd.DataFrame(xy, columns=["x", "y"])
+        for name, maps in columns.items()
+        for method, flat in maps.items()
+        for kind, xy in flat.points.items()
+    }
+    return pd.concat(parts, names=["column", "method", "set", "row"]).reset_index()
+
+
+def trust_table(columns: Mapping[str, Mapping[str, FlatMap]]) -> pd.DataFrame:
+    """Trustworthiness: a row for each method, a column for each title."""
+    return pd.DataFrame({name: {m: flat.trustworthiness for m, flat in maps.items()} for name, maps in columns.items()})
 
 
 def column(method: str) -> str:
