@@ -33,7 +33,8 @@ from crossgap_lib.progress import bar
 from crossgap_lib.towers import ImageTower, TextTower
 
 _COMPARED_STEPS = 20  # the trajectories are chaotic beyond (see inversion.py)
-_SMALL = 8  # samples of a trial run
+_SMALL = 8  # samples of the run whose FLOPs are counted
+_TRIAL = 32  # samples of a trial run, at most
 _GEMM = 2048  # side of the square matrices that define the machine's GEMM rate
 
 
@@ -179,9 +180,9 @@ def _measure(problem: Problem, loop: str, batch: int, at_least: float, dtype: to
     """Times one loop for at least ``at_least`` seconds and two steps, of which the first warms up."""
     device = torch.device(problem.model.device)
     run, inner = (problem.engine, problem.encode) if loop == "engine" else (problem.textbook, problem.forward)
-    small = Stopwatch(inner, device)
-    run(_SMALL, 2, small)  # what a step costs, so that the number of timed steps can be chosen
-    steps = int(np.clip(at_least / (small.seconds() * batch / _SMALL) + 1, 2 if loop == "textbook" else 10, 200))
+    small, trial = min(batch, _TRIAL), Stopwatch(inner, device)
+    run(small, 2, trial)  # what a step costs, so that the number of timed steps can be chosen; kernels get made, too
+    steps = int(np.clip(at_least / (trial.seconds() * batch / small) + 1, 2 if loop == "textbook" else 10, 200))
     watch, before = Stopwatch(inner, device), gemm_rate(device, dtype)
     with PeakMemory(device) as peak:
         run(batch, steps, watch)

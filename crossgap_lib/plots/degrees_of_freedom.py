@@ -11,7 +11,7 @@ from crossgap_lib.plots.style import COLOURS, DASHES, PUBLISHED, SERIES, new_fig
 from crossgap_lib.tasks.degrees_of_freedom import Anchors, unknowns
 
 _MARKS = "os^DPv"
-_NORMS = {"images": ("norms of the images (the paper)", 1), "both": ("norms of images and texts", 2)}
+_NORMS = {"images": ("images alone (the paper)", 1), "both": ("images and texts", 2)}  # label, norms for each image
 _SHOWN = 2000  # points of a scatter
 
 
@@ -39,24 +39,17 @@ def recovery_threshold(table: pd.DataFrame) -> Figure:
     figure, axes = new_figure(1, len(sizes), width=5.2, height=3.9)
     for ax, d in zip(axes[0], sizes, strict=True):
         _threshold_panel(ax, table[table["d"] == d], int(d))
-    axes[0, 0].legend(loc="lower left", fontsize=9)
+    axes[0, 0].legend(loc="upper right", fontsize=9, title="lengths of one are used of", title_fontsize=9)
     return figure
 
 
 def _threshold_panel(ax: Axes, table: pd.DataFrame, d: int) -> None:
-    for k, (norms, part) in enumerate(table.groupby("norms", sort=True)):
+    for norms, part in table.groupby("norms"):
         label, share = _NORMS[norms]
         _band(ax, part, "n", "rms", 2 - share, label)
         where = unknowns(d) / share
         ax.axvline(where, color=SERIES[2 - share], linestyle=":", linewidth=1.2)
-        ax.annotate(
-            f"{where:.0f} ",
-            (where, 0.97 - 0.08 * k),
-            xycoords=("data", "axes fraction"),
-            ha="right",
-            va="top",
-            fontsize=9,
-        )
+        ax.annotate(f" {where:.0f}", (where, 0.5), xycoords=("data", "axes fraction"), fontsize=9)
     ax.set(yscale="log", xlabel="images (and texts)", ylabel="error of the similarities (RMS)")
     ax.set_title(f"d = {d}: {unknowns(d)} unknowns")
 
@@ -126,12 +119,14 @@ def anchor_curves(spectra: Mapping[str, Anchors], table: pd.DataFrame, spread: f
         left.plot(np.arange(1, len(shown) + 1), shown, label=name, **_look(k) | {"markevery": max(1, len(shown) // 8)})
     left.set(yscale="log", xlabel="direction", ylabel="singular value (of the largest)", title="what the anchors see")
     left.legend(fontsize=9)
-    for k, ((solver, count), part) in enumerate(table[table["noise"] > 0].groupby(["solver", "anchors"])):
-        right.plot(part["noise"], part["rms"], label=f"{count} anchors, {solver}", **_look(k))
+    order = list(table["anchors"].unique())
+    for (count, solver), part in table[table["noise"] > 0].groupby(["anchors", "solver"]):
+        look = _look(order.index(count)) | {"linestyle": "--" if solver == "all directions" else "-"}
+        right.plot(part["noise"], part["rms"], label=f"{count} anchors, {solver}", **look)
     right.axhline(spread, color=PUBLISHED, linestyle=":", linewidth=1.5, label="spread of the similarities")
-    right.set(xscale="log", yscale="log", title="what noise leaves", ylim=(None, 1e3))
+    right.set(xscale="log", yscale="log", title="what noise leaves", ylim=(3e-6, 1e3))
     right.set(xlabel="noise on the image-text similarities", ylabel="error of the similarities (RMS)")
-    right.legend(fontsize=8)
+    right.legend(fontsize=8, loc="lower right")
     return figure
 
 
@@ -189,5 +184,5 @@ def direction_curves(table: pd.DataFrame, n: int) -> Figure:
     ax.annotate(f"{n} images\nend here ", (most, 0.45), xycoords=("data", "axes fraction"), ha="right", fontsize=9)
     ax.set(xlabel="directions of the image-text similarities", ylim=(min(0, table["pearson"].min()), 1.03))
     ax.set_ylabel("Pearson correlation with\nthe image-image similarities")
-    ax.legend(loc="lower right", fontsize=9)
+    ax.legend(loc="lower center", fontsize=9)
     return figure

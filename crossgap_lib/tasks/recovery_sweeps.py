@@ -230,15 +230,17 @@ def readout_noise(
 ) -> pd.DataFrame:
     """Noise on the probabilities of a sigmoid and of a softmax over texts, recovery in k directions.
 
-    Columns: readout, scale, noise, rms, pearson. The noise is normal, of the same size for all probabilities: a loss
-    hardly minds which of two tiny ones it is.
+    Columns: readout, scale, noise, above (texts of an image whose probability is above five times the noise, median),
+    rms, pearson. The noise is normal, of the same size for all probabilities: a loss hardly minds which of two tiny
+    ones it is. All logarithms count alike here; a fit of low rank to those above the noise could tell more.
     """
     table = []
     for scale, name, noise in product(scales, READOUTS[1:3], noises):
-        values = _with_noise(readout(texts @ images.T, name, scale, bias), noise, seed)
-        found = from_readout(values, name, k, scale, bias, noise)
+        exact = readout(texts @ images.T, name, scale, bias)
+        above = float(np.median((exact > 5 * noise).sum(axis=0)))
+        found = from_readout(_with_noise(exact, noise, seed), name, k, scale, bias, noise)
         scores = agreement(*other_pairs(images, found[:_ROWS]))
-        table.append({"readout": name, "scale": scale, "noise": noise} | scores)
+        table.append({"readout": name, "scale": scale, "noise": noise, "above": above} | scores)
     return pd.DataFrame(table)
 
 
@@ -251,13 +253,14 @@ def direction_sweep(
 ) -> pd.DataFrame:
     """Without anchors, as if S had only its k strongest directions: what N images suffice for.
 
-    Real features fill their d dimensions unevenly, so k directions may say nearly all. Directions with more unknowns
-    than there are images are left out. Columns: directions, noise, rms, pearson.
+    Real features fill their d dimensions unevenly, so k directions may say nearly all. Directions beyond
+    d, or with more unknowns than there are images, are left out. Columns: directions, noise, rms, pearson.
     """
-    table = []
+    n, d = images.shape
+    possible, table = [k for k in directions if k <= d and dof.unknowns(k) <= n], []
     for noise in noises:
         s = _with_noise(texts @ images.T, noise, seed)
-        for k in (k for k in directions if dof.unknowns(k) <= len(images)):
+        for k in possible:
             found = dof.recover(s, k, rounds=_ROUNDS, tolerance=1e-8, seed=seed)
             scores = agreement(*other_pairs(images, found[:_ROWS]))
             table.append({"directions": k, "noise": noise} | scores)
