@@ -14,6 +14,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from crossgap_lib.cli import cli
+from crossgap_lib.embeddings import Embeddings
 
 
 def photographs(folder, layout: str, a_class: int = 14) -> None:
@@ -120,3 +121,22 @@ def test_real_architectures_run_through_the_comparison(tmp_path, monkeypatch):
         assert set(table[table["model"] == name]["method"]) == expected
     assert table["value"].between(0, 100).all()
     assert (made / "slopes.png").is_file()
+
+
+@pytest.mark.slow
+def test_comparisons_run_on_precomputed_features(tmp_path):
+    """Notebook 04 on pairs without labels, notebook 05 on labelled image features: no encoder is loaded."""
+    rng = np.random.default_rng(0)
+    images, texts = rng.normal(size=(2, 60, 16)).astype(np.float32)
+    np.savez(tmp_path / "pairs.npz", image_features=images, text_features=texts)
+    labels = np.arange(60) % 3
+    Embeddings(images + 2 * np.eye(16, dtype=np.float32)[labels], labels=labels).save(tmp_path / "labelled.npz")
+    out = tmp_path / "out"
+    run_figures("--only", "04", "--embeddings", str(tmp_path / "pairs.npz"), "--out", str(out))
+    overlaps = pd.read_csv(out / "04_similarity_histograms" / "overlaps.csv").set_index("kinds")["value"]
+    assert overlaps["image-image / image-text, not matching"] > 0.8, "both are drawn from the same cloud"
+    assert overlaps.drop("image-image / image-text, not matching").isna().all(), "there are no labels"
+    run_figures("--only", "05", "--embeddings", str(tmp_path / "labelled.npz"), "--out", str(out))
+    table = pd.read_csv(out / "05_siglip_siglip2_dino" / "slopes.csv")
+    assert set(table["method"]) == {"Original"}
+    assert table["value"].min() > 40, "chance is a third"

@@ -18,6 +18,7 @@ from crossgap_lib import plots, tasks, widgets
 from crossgap_lib.embeddings import MODALITIES, Embeddings
 from crossgap_lib.inversion import Inversion
 from crossgap_lib.metrics import overlap_coefficient
+from crossgap_lib.tasks.degrees_of_freedom import Anchors
 
 RNG = np.random.default_rng(0)
 SAMPLES = {"image-image": RNG.normal(0.7, 0.1, 300), "text-image": RNG.normal(0.2, 0.1, 200)}
@@ -125,6 +126,29 @@ SLOPES = pd.DataFrame(
 )
 
 
+ERRORS = pd.DataFrame({"noise": [0.0, 1e-4, 1e-2], "rms": [1e-9, 1e-3, 0.2], "pearson": [1.0, 0.9, -0.1]})
+RECOVERED = (SAMPLES["image-image"], SAMPLES["image-image"] * 0.9)
+
+
+def recovery_errors():
+    rows = [
+        (d, n, norms, seed, 10.0 ** -(n + seed))
+        for d in (2, 3)
+        for n in (2, 5, 9)
+        for norms in ("both", "images")
+        for seed in (0, 1)
+    ]
+    return pd.DataFrame(rows, columns=["d", "n", "norms", "seed", "rms"])
+
+
+def anchors():
+    spectra = {f"{k} captions": Anchors(4, np.geomspace(1, 0.1, min(k, 4))) for k in (3, 9)}
+    table = [
+        ERRORS.assign(anchors=k, solver=solver) for k in (3, 9) for solver in ("all directions", "above the noise")
+    ]
+    return plots.anchor_curves(spectra, pd.concat(table), spread=0.1)
+
+
 FIGURES = {
     "against_compute": compute,
     "bench_curves": bench,
@@ -157,6 +181,18 @@ FIGURES = {
     "projected_histograms": lambda: plots.projected_histograms(
         {"one": SAMPLES, "two": SAMPLES}, COLOURS, ["mAP 1", "mAP 2"], "N = 300, seed 0"
     ),
+    "recovery_threshold": lambda: plots.recovery_threshold(recovery_errors()),
+    "recovery_state": lambda: plots.recovery_state(recovery_errors().query("d == 3"), 9, *RECOVERED),
+    "readout_scatters": lambda: plots.readout_scatters(
+        {"cosine": RECOVERED, "softmax, rank d": RECOVERED},
+        pd.DataFrame({"readout": ["cosine", "softmax, rank d"], "spearman": 1.0, "slope": 0.9}),
+    ),
+    "anchor_curves": anchors,
+    "noise_curves": lambda: plots.noise_curves(ERRORS.assign(n=9, seed=0), spread=0.1),
+    "readout_noise": lambda: plots.readout_noise(
+        {"random": ERRORS.assign(readout="sigmoid", scale=10.0), "real": ERRORS.assign(readout="softmax", scale=100.0)}
+    ),
+    "direction_curves": lambda: plots.direction_curves(ERRORS.assign(directions=[2, 4, 2]), n=15),
 }
 
 
@@ -311,6 +347,17 @@ def test_the_ladder_is_sorted_and_marks_what_was_measured():
     words_in(figure)
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert labels == ["CLIP ViT-B/32", "mini-clip (measured)", "SigLIP ViT-B/16"]
+
+
+def test_thresholds_are_named_and_lines_stand_at_as_many_norms_as_unknowns():
+    figure = FIGURES["recovery_threshold"]()
+    assert {" 6", " 3", "d = 3: 6 unknowns"} <= set(words_in(figure).splitlines())
+    upright = [
+        line.get_xdata()[0]
+        for line in figure.axes[1].lines
+        if line.get_linestyle() == ":" and len(set(line.get_xdata())) == 1
+    ]
+    assert sorted(upright) == [3, 6]
 
 
 def test_curves_star_the_peak_and_draw_the_native_line():

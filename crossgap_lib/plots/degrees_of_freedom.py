@@ -11,7 +11,7 @@ from crossgap_lib.plots.style import COLOURS, DASHES, PUBLISHED, SERIES, new_fig
 from crossgap_lib.tasks.degrees_of_freedom import Anchors, unknowns
 
 _MARKS = "os^DPv"
-_NORMS = {"images": ("images alone (the paper)", 1), "both": ("images and texts", 2)}  # label, norms for each image
+_NORMS = {"images": ("norms of the images alone (the paper)", 1), "both": ("norms of images and texts", 2)}
 _SHOWN = 2000  # points of a scatter
 
 
@@ -39,7 +39,7 @@ def recovery_threshold(table: pd.DataFrame) -> Figure:
     figure, axes = new_figure(1, len(sizes), width=5.2, height=3.9)
     for ax, d in zip(axes[0], sizes, strict=True):
         _threshold_panel(ax, table[table["d"] == d], int(d))
-    axes[0, 0].legend(loc="upper right", fontsize=9, title="lengths of one are used of", title_fontsize=9)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -49,7 +49,7 @@ def _threshold_panel(ax: Axes, table: pd.DataFrame, d: int) -> None:
         _band(ax, part, "n", "rms", 2 - share, label)
         where = unknowns(d) / share
         ax.axvline(where, color=SERIES[2 - share], linestyle=":", linewidth=1.2)
-        ax.annotate(f" {where:.0f}", (where, 0.5), xycoords=("data", "axes fraction"), fontsize=9)
+        ax.annotate(f"{where:.0f} ", (where, 0.5), xycoords=("data", "axes fraction"), ha="right", fontsize=9)
     ax.set(yscale="log", xlabel="images (and texts)", ylabel="error of the similarities (RMS)")
     ax.set_title(f"d = {d}: {unknowns(d)} unknowns")
 

@@ -230,14 +230,14 @@ def readout_noise(
 ) -> pd.DataFrame:
     """Noise on the probabilities of a sigmoid and of a softmax over texts, recovery in k directions.
 
-    Columns: readout, scale, noise, above (texts of an image whose probability is above five times the noise, median),
-    rms, pearson. The noise is normal, of the same size for all probabilities: a loss hardly minds which of two tiny
-    ones it is. All logarithms count alike here; a fit of low rank to those above the noise could tell more.
+    Columns: readout, scale, noise, above (how many of an image's probabilities lie more than five times the noise off 0
+    and 1, median), rms, pearson. The noise is normal, of the same size for all probabilities: a loss hardly minds which
+    of two tiny ones it is. All logarithms count alike here; a fit of low rank to those above the noise could tell more.
     """
     table = []
     for scale, name, noise in product(scales, READOUTS[1:3], noises):
         exact = readout(texts @ images.T, name, scale, bias)
-        above = float(np.median((exact > 5 * noise).sum(axis=0)))
+        above = float(np.median(((exact > 5 * noise) & (exact < 1 - 5 * noise)).sum(axis=0)))
         found = from_readout(_with_noise(exact, noise, seed), name, k, scale, bias, noise)
         scores = agreement(*other_pairs(images, found[:_ROWS]))
         table.append({"readout": name, "scale": scale, "noise": noise, "above": above} | scores)
