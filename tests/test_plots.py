@@ -351,7 +351,7 @@ def test_the_ladder_is_sorted_and_marks_what_was_measured():
 
 def test_thresholds_are_named_and_lines_stand_at_as_many_norms_as_unknowns():
     figure = FIGURES["recovery_threshold"]()
-    assert {" 6", " 3", "d = 3: 6 unknowns"} <= set(words_in(figure).splitlines())
+    assert {"6 ", "3 ", "d = 3: 6 unknowns"} <= set(words_in(figure).splitlines())
     upright = [
         line.get_xdata()[0]
         for line in figure.axes[1].lines
