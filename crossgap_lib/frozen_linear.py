@@ -2,7 +2,7 @@
 
 A matrix product first copies its weights into the order in which its kernel reads them. For a few hundred rows, which
 is what OTI has (two positions a sample), that is a tenth of the work or more, and frozen weights always give the same
-copy. So it is kept: once for the forward pass and once, transposed, for the gradient of the input; there is no other.
+copy. So it is kept: once for the forward pass and once, transposed, for the gradient of the input. Weights get none.
 """
 
 from collections.abc import Iterator
