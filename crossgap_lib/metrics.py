@@ -83,6 +83,20 @@ def _measure(ranked: np.ndarray, ks: Iterable[int]) -> dict[str, np.ndarray]:
 # Retrieval --------------------------------------------------------------------------------------------------
 
 
+def bootstrap_interval(values: np.ndarray, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
+    """Bootstrap interval of a mean: percentiles over resamples of the values (n,).
+
+    Raises:
+        CrossgapError: a level that is no probability.
+    """
+    if not 0 < level < 1:
+        raise CrossgapError(f"level must lie between 0 and 1, but is {level}.")
+    rng = np.random.default_rng(seed)
+    means = [rng.choice(values, len(values)).mean() for _ in range(BOOTSTRAP_RESAMPLES)]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
 @dataclass(frozen=True, eq=False)
 class Retrieval:
     """Per-query retrieval numbers, all in [0, 1]; n counts the queries that have a relevant item."""
@@ -115,12 +129,7 @@ class Retrieval:
         """Bootstrap interval of one mean: percentiles over resampled queries; the gallery stays as it is."""
         if name not in self.per_query:
             raise CrossgapError(f"No metric is called {name!r}.{did_you_mean(name, self.per_query)}")
-        if not 0 < level < 1:
-            raise CrossgapError(f"level must lie between 0 and 1, but is {level}.")
-        values, rng = self.per_query[name], np.random.default_rng(seed)
-        means = [rng.choice(values, len(values)).mean() for _ in range(BOOTSTRAP_RESAMPLES)]
-        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-        return float(low), float(high)
+        return bootstrap_interval(self.per_query[name], seed, level)
 
     def table(self, seed: int = 0, level: float = 0.95) -> pd.DataFrame:
         """One row a metric (the index): its mean over queries, the bootstrap interval, and n queries."""

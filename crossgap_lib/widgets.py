@@ -69,8 +69,8 @@ def inversion_explorer(
     steps = sorted(next(iter(runs.values())).snapshots)
     return figure_explorer(
         draw,
-        n=w.SelectionSlider(options=sorted(runs), description=plots.plural(unit), **_SLIDER),
-        step=w.SelectionSlider(options=steps, value=steps[len(steps) // 3], description="steps", **_SLIDER),
+        n=selection(plots.plural(unit), sorted(runs), min(runs)),
+        step=selection("steps", steps, steps[len(steps) // 3]),
     )
 
 

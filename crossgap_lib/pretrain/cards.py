@@ -147,7 +147,7 @@ things and {len(world.NUISANCES)} nuisances, and nothing of real photos.
 {numbers}
 
 One seed. The world's nuisance strength and mention rates, and the recipe, were fixed by zero-shot accuracy and
-dogs-vs-cats retrieval of mini-clip alone, before looking at what inversion or projection do.
+dogs-vs-cats retrieval alone, before looking at what inversion or projection do.
 """
 
 

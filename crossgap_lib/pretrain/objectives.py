@@ -2,8 +2,8 @@
 
 * clip: softmax cross-entropy over image-text pairs (Radford et al. 2021), open_clip's ``ClipLoss``.
 * siglip: a sigmoid for every pair (Zhai et al. 2023), open_clip's ``SigLipLoss``; scale and bias are learned.
-* slip: clip, plus SimCLR between two strong views (Mu et al. 2022, Eq. of Sec. 3, weight 1).
-* siglip2: siglip, plus the local-to-global self-distillation of SigLIP 2 (Tschannen et al. 2025, Sec. 2.3): a teacher,
+* slip: clip, plus SimCLR between two strong views (Mu et al. 2022), with weight 1.
+* siglip2: siglip, plus the local-to-global self-distillation of SigLIP 2 (Tschannen et al. 2025): a teacher,
   the moving average of the image tower, sees the whole picture, the student small crops. From the first step on, where
   SigLIP 2 adds it for the last fifth; without its decoder and masked-patch losses.
 * dino: self-distillation alone (Caron et al. 2021), no text; the teacher is what is kept.

@@ -30,7 +30,7 @@ class Recipe:
         return self.steps_per_epoch * self.epochs
 
 
-# As published (Zhai et al. 2023, Sec. 3.2): scale and bias begin at 10 and -10 and are learned. Held at 100 from the
+# As published (Zhai et al. 2023): scale and bias begin at 10 and -10 and are learned. Held at 100 from the
 # first step on, the sigmoid loss learned slowly: zero-shot 0.29 after half of the run.
 _SIGLIP = {"logit_scale": 10.0, "learned_scale": True}
 RECIPES = {

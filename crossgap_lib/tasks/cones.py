@@ -13,6 +13,7 @@ from crossgap_lib import metrics
 from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.inversion import Inversion
 from crossgap_lib.projection import Projection
+from crossgap_lib.tasks.methods import paired_gain
 from crossgap_lib.tasks.pairs import all_similarities
 
 ORIGINAL, PROJECTED, ADJUSTED = "original", "projected (Eq. 11)", "mean-adjusted (Eq. 12)"
@@ -94,14 +95,7 @@ def variant_retrieval(variants: Mapping[str, Embeddings], *, seed: int = 0) -> p
     rows, before = [], None
     for name, e in variants.items():
         result = metrics.retrieval(e, e)
-        change = (np.nan,) * 3 if before is None else _paired_change(before, result.ap, seed)
+        change = (np.nan,) * 3 if before is None else paired_gain(result.ap, before, seed=seed)
         rows.append((name, *(100 * v for v in (result.means["ap"], *result.interval("ap", seed), *change))))
         before = result.ap
     return pd.DataFrame(rows, columns=["variant", "mAP", "low", "high", "change", "change low", "change high"])
-
-
-def _paired_change(before: np.ndarray, after: np.ndarray, seed: int) -> tuple[float, float, float]:
-    """Mean of the per-query differences with a 95 % bootstrap interval."""
-    apart, rng = after - before, np.random.default_rng(seed)
-    means = [rng.choice(apart, len(apart)).mean() for _ in range(1000)]
-    return (float(apart.mean()), *map(float, np.quantile(means, [0.025, 0.975])))

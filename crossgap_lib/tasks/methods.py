@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from crossgap_lib.encoders import DualEncoder
 
 ORIGINAL, OTI, OTI_BEST, PCA = "Original", "OTI", "OTI, best step", "PCA"
-_RESAMPLES = 2000
 
 
 def image_image_methods(
@@ -81,10 +80,8 @@ def paired_gain(
     """
     if len(values) != len(native):
         raise CrossgapError(f"{len(values)} and {len(native)} queries are not the same ones.")
-    difference, rng = np.asarray(values, float) - native, np.random.default_rng(seed)
-    means = difference[rng.integers(0, len(difference), (_RESAMPLES, len(difference)))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(difference.mean()), float(low), float(high)
+    difference = np.asarray(values, float) - native
+    return float(difference.mean()), *metrics.bootstrap_interval(difference, seed, level)
 
 
 def retrieval_and_shots(
@@ -100,7 +97,7 @@ def retrieval_and_shots(
     if prompts is not None:
         rows.insert(0, (*_measured("T-I", metrics.retrieval(prompts, images), seed, "mAP")[:2], np.nan, np.nan))
         right = correctly_classified(images, prompts).astype(float)  # (n,)
-        rows.append(("T-I 0-shot", *(100 * v for v in paired_gain(right, np.zeros(len(right)), seed=seed))))
+        rows.append(("T-I 0-shot", *(100 * v for v in (right.mean(), *metrics.bootstrap_interval(right, seed)))))
     for k in shots:
         if np.bincount(images.labels).min() > k:
             draws = 100 * few_shot_prototypes(images, k)
