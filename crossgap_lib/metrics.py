@@ -29,6 +29,11 @@ RANKING = (
 BLOCK_BYTES = 2**27  # working memory for one block of queries: some 170 of them for a gallery of 25 000
 BYTES_PER_ENTRY = 32  # similarity, sort key, hits and precision of one (query, gallery item) pair
 BOOTSTRAP_RESAMPLES = 1000
+_SELF_MATCH = {
+    "remove": "The query itself (equal id) is removed. ",
+    "count": "The query itself (equal id) is removed, but counted in R. ",
+    "keep": "Self-matches are kept. ",
+}
 _LAST = np.int64(2) ** 40  # a sort key behind every float32 score; even, so it reads as irrelevant
 
 
@@ -63,20 +68,24 @@ def average_precision(similarity: Array, relevant: Array) -> float:
     return float(retrieval_from_similarity(similarity, relevant, ks=()).ap[0])
 
 
-def _measure(ranked: np.ndarray, ks: Iterable[int]) -> dict[str, np.ndarray]:
-    """Every per-query number from ranked relevance (q, g). Without a relevant item the numbers are zero."""
+def _measure(ranked: np.ndarray, ks: Iterable[int], counted: np.ndarray | int = 0) -> dict[str, np.ndarray]:
+    """Every per-query number from ranked relevance (q, g). Without a relevant item the numbers are zero.
+
+    ``counted``: (q,) removed items that R of the numbers at R counts all the same.
+    """
     n_relevant = ranked.sum(axis=1)  # (q,) counted after self-matches are gone
-    r = np.maximum(n_relevant, 1)
+    found = np.maximum(n_relevant, 1)
+    r = found + counted
     ranks = np.arange(1, ranked.shape[1] + 1)
     hits = np.cumsum(ranked, axis=1, dtype=np.int32)  # (q, g) relevant items up to each rank
     precision = np.where(ranked, hits / ranks, 0.0)  # (q, g) precision at the rank of each relevant item
-    found = {f"hit_at_{k}": hits[:, min(k, len(ranks)) - 1] > 0 for k in ks}
+    hit_at = {f"hit_at_{k}": hits[:, min(k, len(ranks)) - 1] > 0 for k in ks}
     return {
         "n_relevant": n_relevant,
-        "ap": precision.sum(axis=1) / r,
+        "ap": precision.sum(axis=1) / found,
         "r_precision": hits[np.arange(len(r)), r - 1] / r,
         "map_at_r": np.where(ranks <= r[:, None], precision, 0.0).sum(axis=1) / r,
-        **found,
+        **hit_at,
     }
 
 
@@ -150,17 +159,18 @@ def retrieval(
     """Rank the gallery for every query by cosine similarity (Cross the Gap, App. B; Reevaluating, Sec. 4.1).
 
     relevant: bool (q, g); without it an item is relevant when its label equals the query's.
-    self_match: "remove" takes the query's own entry (equal id) out of its gallery before R is counted, which
-    the released Cross-the-Gap code does only after; "keep" leaves it in, as paired rows with equal ids need.
+    self_match: "remove" takes the query's own entry (equal id) out of its gallery before R is counted; "count" takes
+    it out but counts it in the R of R-Precision and mAP@R, as the released Cross-the-Gap code does; "keep" leaves it
+    in, as paired rows with equal ids need.
     ks: ranks of R@k. block_bytes bounds the working memory: the (q, g) matrix never exists as a whole.
     Raises CrossgapError for empty, non-finite or non-unit features, dimensions, labels or relevance that do
     not fit, k < 1, or when no query has a relevant item.
     """
-    if self_match not in ("remove", "keep"):
-        raise CrossgapError(f"self_match must be 'remove' or 'keep', but is {self_match!r}.")
+    if self_match not in _SELF_MATCH:
+        raise CrossgapError(f"self_match must be one of {', '.join(_SELF_MATCH)}, but is {self_match!r}.")
     q, g = _two_sets(queries, gallery, ("queries", "gallery"))  # (q, d), (g, d)
     is_relevant = _relevance(queries, gallery, relevant, (len(q), len(g)))
-    is_self = _equal(queries.ids, gallery.ids) if self_match == "remove" else None
+    is_self = None if self_match == "keep" else _equal(queries.ids, gallery.ids)
 
     def block(rows: slice) -> _Block:
         # Float64 products, rounded to float32 by the ranking: equal vectors tie exactly wherever they stand.
@@ -168,10 +178,10 @@ def retrieval(
 
     words = (
         "Similarity is the cosine. "
-        + ("The query itself (equal id) is removed. " if is_self else "Self-matches are kept. ")
+        + _SELF_MATCH[self_match]
         + ("Relevant: equal label." if relevant is None else "Relevant: as given for each pair.")
     )
-    return _collect(block, (len(q), len(g)), ks, block_bytes, words)
+    return _collect(block, (len(q), len(g)), ks, block_bytes, words, counted=self_match == "count")
 
 
 def retrieval_from_similarity(
@@ -223,14 +233,23 @@ _Block = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # similarity, relevan
 
 
 def _collect(
-    block: Callable[[slice], _Block], shape: tuple[int, ...], ks: Sequence[int], block_bytes: int, words: str
+    block: Callable[[slice], _Block],
+    shape: tuple[int, ...],
+    ks: Sequence[int],
+    block_bytes: int,
+    words: str,
+    counted: bool = False,
 ) -> Retrieval:
-    """Measure block after block, and keep the queries that have something to find."""
+    """Measure block after block, and keep the queries that have something to find.
+
+    ``counted``: R of the numbers at R counts relevant items that were removed.
+    """
     _check_ks(ks)
     parts, removed = [], 0
     for rows in _blocks(shape, block_bytes):
         similarity, relevant, exclude = block(rows)
-        parts.append(_measure(ranked_relevance(similarity, relevant, exclude), ks))
+        own = (relevant & exclude).sum(axis=1) if counted else 0
+        parts.append(_measure(ranked_relevance(similarity, relevant, exclude), ks, own))
         removed += 0 if exclude is None else int(exclude.sum())
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     kept = np.flatnonzero(columns["n_relevant"])

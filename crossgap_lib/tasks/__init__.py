@@ -1,6 +1,7 @@
 """The papers' experiments: embeddings in, tables out. No plotting, no optimisation."""
 
 from crossgap_lib.tasks.along_steps import along_steps, over_seeds, peaks, snapshot_steps
+from crossgap_lib.tasks.comparison import agreement_sentence, bold_table, gain_table, paired_gain, with_published
 from crossgap_lib.tasks.cones import (
     along_cones,
     cone_places,
@@ -22,7 +23,7 @@ from crossgap_lib.tasks.dogs_vs_cats import (
 )
 from crossgap_lib.tasks.gap import gap_report, separating_dimensions
 from crossgap_lib.tasks.maps import FlatMap, flat_map, flat_maps, map_table, point_table, trust_table, walks
-from crossgap_lib.tasks.methods import image_image_methods, method_table, paired_gain, retrieval_and_shots
+from crossgap_lib.tasks.methods import image_image_methods, method_table, retrieval_and_shots
 from crossgap_lib.tasks.pair_counts import PairCounts, count_by_class, count_by_modality, mean_similarity, overlap
 from crossgap_lib.tasks.pairs import (
     all_similarities,
@@ -37,26 +38,30 @@ from crossgap_lib.tasks.pairs import (
     unpaired_similarities,
     with_captions,
 )
-from crossgap_lib.tasks.published import published
+from crossgap_lib.tasks.published import counterpart, published
 
 __all__ = [
     "FlatMap",
     "PairCounts",
     "Stage",
+    "agreement_sentence",
     "all_similarities",
     "along_cones",
     "along_steps",
+    "bold_table",
     "caption_sets",
     "class_prompts",
     "cone_places",
     "correctly_classified",
     "count_by_class",
     "count_by_modality",
+    "counterpart",
     "drawn",
     "few_shot_prototypes",
     "filter_stages",
     "flat_map",
     "flat_maps",
+    "gain_table",
     "gap_report",
     "image_image_methods",
     "image_text_pairs",
@@ -89,4 +94,5 @@ __all__ = [
     "variant_similarities",
     "walks",
     "with_captions",
+    "with_published",
 ]

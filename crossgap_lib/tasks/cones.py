@@ -13,7 +13,7 @@ from crossgap_lib import metrics
 from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.inversion import Inversion
 from crossgap_lib.projection import Projection
-from crossgap_lib.tasks.methods import paired_gain
+from crossgap_lib.tasks.comparison import paired_gain
 from crossgap_lib.tasks.pairs import all_similarities
 
 ORIGINAL, PROJECTED, ADJUSTED = "original", "projected (Eq. 11)", "mean-adjusted (Eq. 12)"

@@ -8,10 +8,10 @@ import pandas as pd
 
 from crossgap_lib import metrics
 from crossgap_lib.embeddings import Embeddings
-from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion import oti
 from crossgap_lib.projection import pca_of_prompts
 from crossgap_lib.tasks.along_steps import along_steps, snapshot_steps
+from crossgap_lib.tasks.comparison import gain_table
 from crossgap_lib.tasks.dogs_vs_cats import correctly_classified, few_shot_prototypes
 
 if TYPE_CHECKING:
@@ -55,33 +55,12 @@ def image_image_methods(
 
 
 def method_table(found: Mapping[str, metrics.Retrieval], *, seed: int = 0) -> pd.DataFrame:
-    """mAP and R-Precision (percent) of every method, and its gain over the original.
-
-    Columns: method, metric, value, low, high, gain, gain low, gain high. Intervals are 95 % bootstraps over queries;
-    those of the gains are paired, each resample holding the same queries for both.
-    """
-    rows = []
-    for method, result in found.items():
-        for metric, name in (("mAP", "ap"), ("R-Precision", "r_precision")):
-            values, native = result.per_query[name], found[ORIGINAL].per_query[name]
-            gain = (float("nan"),) * 3 if method == ORIGINAL else paired_gain(values, native, seed=seed)
-            numbers = 100 * np.array([values.mean(), *result.interval(name, seed), *gain])
-            rows.append((method, metric, *numbers))
-    return pd.DataFrame(rows, columns=["method", "metric", "value", "low", "high", "gain", "gain low", "gain high"])
-
-
-def paired_gain(
-    values: np.ndarray, native: np.ndarray, *, seed: int = 0, level: float = 0.95
-) -> tuple[float, float, float]:
-    """Mean difference of two methods on the same queries (n,), with a bootstrap interval: (mean, low, high).
-
-    Raises:
-        CrossgapError: not the same queries.
-    """
-    if len(values) != len(native):
-        raise CrossgapError(f"{len(values)} and {len(native)} queries are not the same ones.")
-    difference = np.asarray(values, float) - native
-    return float(difference.mean()), *metrics.bootstrap_interval(difference, seed, level)
+    """``gain_table`` of mAP and of R-Precision over the original, with the column metric added."""
+    tables = []
+    for metric, name in (("mAP", "ap"), ("R-Precision", "r_precision")):
+        values = {method: result.per_query[name] for method, result in found.items()}
+        tables.append(gain_table(values, ORIGINAL, seed=seed).assign(metric=metric))
+    return pd.concat(tables, ignore_index=True)
 
 
 def retrieval_and_shots(
