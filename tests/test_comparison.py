@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from crossgap_lib import tasks
 from crossgap_lib.errors import CrossgapError
 
-RNG = np.random.default_rng(0)
-NATIVE = RNG.random(80)
-VALUES = {"Original": NATIVE, "better": np.clip(NATIVE + 0.1, 0, None), "noise": RNG.random(80)}
+N, RNG = 300, np.random.default_rng(0)
+NATIVE = RNG.random(N)
+VALUES = {"Original": NATIVE, "better": np.clip(NATIVE + 0.1, 0, None), "noise": RNG.random(N)}
 
 
 def test_numbers_are_percent_and_gains_are_paired():
@@ -19,7 +19,7 @@ def test_numbers_are_percent_and_gains_are_paired():
     assert table.loc["better", "value"] == pytest.approx(100 * VALUES["better"].mean())
     assert table.loc["better", ["gain", "gain low", "gain high"]].tolist() == pytest.approx([10, 10, 10])
     assert np.isnan(table.loc["Original", "gain"])
-    assert table["n"].unique().tolist() == [80]
+    assert table["n"].unique().tolist() == [N]
     assert table["sure"].to_dict() == {"Original": False, "better": True, "noise": False}
 
 
@@ -27,14 +27,14 @@ def test_interval_is_the_bootstraps():
     row = tasks.gain_table(VALUES, "Original", seed=3).set_index("method").loc["noise"]
     rng, draws = np.random.default_rng(11), []
     for _ in range(4000):
-        draws.append(100 * (VALUES["noise"] - NATIVE)[rng.integers(0, 80, 80)].mean())
+        draws.append(100 * (VALUES["noise"] - NATIVE)[rng.integers(0, N, N)].mean())
     assert row[["gain low", "gain high"]].tolist() == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=1.0)
 
 
 def test_best_must_be_surely_above_every_other():
     best = lambda values: tasks.gain_table(values, "Original").set_index("method")["best"].to_dict()  # noqa: E731
     assert best(VALUES) == {"Original": False, "better": True, "noise": False}
-    doubt = VALUES | {"rival": np.clip(VALUES["better"] + RNG.normal(0, 0.3, 80), 0, 1)}
+    doubt = VALUES | {"rival": VALUES["better"] + RNG.normal(0, 0.3, N)}
     assert not any(best(doubt).values()), "a rival within the noise leaves nobody surely first"
 
 

@@ -7,8 +7,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from crossgap_lib.plots.style import DASHES, SERIES, new_figure, short_name, styled
+from crossgap_lib.plots.style import COLOURS, DASHES, PUBLISHED, SERIES, new_figure, short_name, styled
 
+_LOOKS = {  # method -> colour, hatch
+    "Original": (COLOURS["image"], ""),
+    "OTI": (COLOURS["oti"], "//"),
+    "OTI, best step": (COLOURS["oti"], ".."),
+    "OVI": (COLOURS["ovi"], "\\\\"),
+    "PCA": (COLOURS["projection"], "xx"),
+}
 _MARKS = ("o", "^", "s", "D", "P", "X", "v")
 
 
@@ -46,3 +53,34 @@ def _slope(ax: Axes, model: str, rows: pd.DataFrame, k: int, n: int) -> None:
     if "low" in rows:
         error = np.array([rows["value"] - rows["low"], rows["high"] - rows["value"]])
         ax.errorbar(x, rows["value"], yerr=error, fmt="none", ecolor=look["color"], elinewidth=1.0, capsize=2)
+
+
+@styled
+def paired_bars(table: pd.DataFrame, label: str) -> Figure:
+    """A group of bars for each model, a bar for each method, with its interval and what is published.
+
+    ``table``: rows of ``tasks.with_published`` with the column model; ``label``: what the values are.
+    """
+    groups, methods = list(dict.fromkeys(table["model"])), list(dict.fromkeys(table["method"]))
+    width = 0.8 / len(methods)
+    figure, axes = new_figure(1, 1, width=max(4.6, 1.2 + 0.62 * len(groups) * len(methods)), height=3.8)
+    ax = axes[0, 0]
+    for k, method in enumerate(methods):
+        rows = table[table["method"] == method].set_index("model").reindex(groups)
+        x = np.arange(len(groups)) + (k - (len(methods) - 1) / 2) * width
+        colour, hatch = _LOOKS.get(method, (SERIES[k % len(SERIES)], ""))
+        error = np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy())
+        bars = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.8, "label": method}
+        ax.bar(x, rows["value"], 0.92 * width, yerr=error, ecolor="black", capsize=2.5, **bars)
+        ax.plot(x, rows["published"], "D", color="white", markeredgecolor=PUBLISHED, markersize=6)
+    if table["published"].notna().any():
+        ax.plot([], [], "D", color="white", markeredgecolor=PUBLISHED, label="published")
+    ax.set_xticks(range(len(groups)), [_wrapped(short_name(name)) for name in groups])
+    ax.set(ylabel=label, ylim=(0, 105))
+    ax.grid(axis="x", visible=False)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=4, fontsize=9)
+    return figure
+
+
+def _wrapped(name: str) -> str:
+    return name.replace(", ", "\n")

@@ -1,6 +1,7 @@
 """Inversion along its steps: loss and retrieval of every snapshot (Cross the Gap, Sec. 5.4, Fig. 2)."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,18 +12,23 @@ from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion import Inversion
 
 
-def along_steps(runs: dict[int, Inversion], gallery: Embeddings) -> pd.DataFrame:
+def along_steps(
+    runs: dict[int, Inversion], gallery: Embeddings, *, source: Embeddings | None = None, **options: Any
+) -> pd.DataFrame:
     """Mean loss and retrieval mAP (percent) of every snapshot (Cross the Gap, Fig. 2a and 2b).
 
     ``runs``: number of pseudo-tokens (or -patches) -> inverted queries; the gallery keeps its native features.
+    ``source`` holds what was inverted, where that is not part of the gallery; options are those of
+    ``metrics.retrieval``.
     Columns: n, step, loss (1 - cos to the native feature), mAP, low, high (95 % bootstrap over queries).
     """
     rows = []
     for n, run in runs.items():
-        native = gallery.features[[int(i) for i in _rows_of(run.ids, gallery.ids)]]
+        inverted = gallery if source is None else source
+        native = inverted.features[_rows_of(run.ids, inverted.ids)]
         for step in sorted(run.snapshots):
             at = run.at(step)
-            result = metrics.retrieval(at, gallery)
+            result = metrics.retrieval(at, gallery, **options)
             low, high = result.interval("ap")
             loss = float((1 - (at.features * native).sum(dim=1)).mean())
             rows.append((n, step, loss, 100 * result.means["ap"], 100 * low, 100 * high))
@@ -50,7 +56,7 @@ def _rows_of(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
     order = np.argsort(known)
     found = order[np.minimum(np.searchsorted(known[order], ids), len(known) - 1)]
     if not np.array_equal(known[found], ids):
-        raise CrossgapError("The inverted queries must come from the gallery they are compared with.")
+        raise CrossgapError("The inverted queries are not part of the set that they are said to come from.")
     return found
 
 

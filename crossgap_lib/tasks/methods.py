@@ -1,7 +1,7 @@
 """Every way to compare images with images on one model: native, inverted, projected (Reevaluating, Table 1 and 3)."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -25,10 +25,12 @@ def image_image_methods(
     images: Embeddings,
     prompts: Embeddings | None,
     *,
-    n_queries: int,
+    n_queries: int | None = None,
+    gallery: Embeddings | None = None,
     steps: int = 150,
     n_tokens: int = 1,
     seed: int = 0,
+    **options: Any,
 ) -> dict[str, metrics.Retrieval]:
     """Image-to-image retrieval, the same queries by every method (Reevaluating, Table 3).
 
@@ -36,21 +38,23 @@ def image_image_methods(
     best, which only labels can tell; PCA <I<-, I<->, query and gallery projected on the components of class prompts.
 
     Args:
-        images: (n, d) with labels; the first ``n_queries`` are the queries, all are the gallery.
+        images: (n, d) with labels; the first ``n_queries`` (all) are the queries.
         prompts: (classes, d) class prompts, or None for a model without text: then there is the original alone.
+        gallery: (g, d) where the queries are searched; by default ``images``, where queries do not find themselves.
+        options: those of ``metrics.retrieval``.
     """
-    queries = images[:n_queries]
-    found = {ORIGINAL: metrics.retrieval(queries, images)}
+    queries, gallery = images[:n_queries], images if gallery is None else gallery
+    found = {ORIGINAL: metrics.retrieval(queries, gallery, **options)}
     if prompts is None:
         return found
     run = oti(model, queries, n_tokens=n_tokens, steps=steps, snapshots=snapshot_steps(steps), seed=seed)
-    curve = along_steps({n_tokens: run}, images)
+    curve = along_steps({n_tokens: run}, gallery, source=queries, **options)
     best = int(curve.loc[curve["mAP"].idxmax(), "step"])
-    projected = pca_of_prompts(prompts)(images)
+    project = pca_of_prompts(prompts)
     return found | {
-        OTI: metrics.retrieval(run, images),
-        OTI_BEST: metrics.retrieval(run.at(best), images),
-        PCA: metrics.retrieval(projected[:n_queries], projected),
+        OTI: metrics.retrieval(run, gallery, **options),
+        OTI_BEST: metrics.retrieval(run.at(best), gallery, **options),
+        PCA: metrics.retrieval(project(queries), project(gallery), **options),
     }
 
 

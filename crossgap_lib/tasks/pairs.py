@@ -69,15 +69,17 @@ def pair_similarities(queries: Embeddings, gallery: Embeddings, same_class: bool
     return _wanted_similarities(queries, gallery, want)
 
 
-def class_prompts(model: "DualEncoder", images: Embeddings) -> Embeddings:
+def class_prompts(model: "DualEncoder", images: Embeddings, template: str = "a photo of a {}") -> Embeddings:
     """\"a photo of a [CLASS]" for each class, labelled by it: (classes, d).
 
     Raises:
-        CrossgapError: the pictures carry no class names.
+        CrossgapError: the pictures carry no class names, or the template has no place for them.
     """
+    if "{}" not in template:
+        raise CrossgapError(f"The prompt template {template!r} has no {{}} for the class name.")
     if not images.class_names:
         raise CrossgapError("These pictures carry no class names to make prompts of.")
-    prompts = [f"a photo of a {name}" for name in images.class_names]
+    prompts = [template.replace("{}", name) for name in images.class_names]
     return encode_texts(model, prompts, labels=range(len(prompts)), class_names=images.class_names)
 
 

@@ -1,0 +1,143 @@
+"""Tasks natively and with one side inverted (Cross the Gap, Sec. 5.2 and 5.3, App. G).
+
+Text-text retrieval becomes inter-modal when OVI turns the queries into image features. Zero-shot classification and
+image-text retrieval are inter-modal; OTI of the images, or OVI of the texts, makes them intra-modal. The paper expects
+a gain of the first kind of change and a loss of the second.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from crossgap_lib import metrics
+from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.errors import CrossgapError
+from crossgap_lib.inversion import oti, ovi
+from crossgap_lib.tasks.comparison import gain_table
+from crossgap_lib.tasks.dogs_vs_cats import correctly_classified
+from crossgap_lib.tasks.methods import ORIGINAL, OTI
+
+if TYPE_CHECKING:
+    from crossgap_lib.encoders import DualEncoder
+
+OVI = "OVI"
+IMAGE_TO_TEXT, TEXT_TO_IMAGE = "image-to-text", "text-to-image"
+
+
+def text_text_methods(
+    model: "DualEncoder",
+    firsts: Embeddings,
+    captions: Embeddings,
+    *,
+    n_patches: int = 1,
+    steps: int = 1000,
+    first_captions: str = "in",
+    seed: int = 0,
+) -> dict[str, metrics.Retrieval]:
+    """The first caption of each picture as query, its other captions to be found: Cross the Gap, Sec. 5.2, Table 2.
+
+    Args:
+        firsts: (q, d) the queries, labelled by picture.
+        captions: (n, d) all captions, labelled by picture. The query itself (equal id) is taken out of its gallery.
+        first_captions: "in": the gallery is "all captions in the dataset", as in the paper; "out": first captions are
+            queries alone.
+
+    Raises:
+        CrossgapError: another word for ``first_captions``.
+    """
+    if first_captions not in ("in", "out"):
+        raise CrossgapError(f"first_captions must be 'in' or 'out' of the gallery, but is {first_captions!r}.")
+    gallery = captions if first_captions == "in" else captions[~np.isin(captions.ids, firsts.ids)]
+    inverted = ovi(model, firsts, n_patches=n_patches, steps=steps, seed=seed)
+    return {ORIGINAL: metrics.retrieval(firsts, gallery), OVI: metrics.retrieval(inverted, gallery)}
+
+
+def zero_shot_methods(
+    model: "DualEncoder",
+    images: Embeddings,
+    prompts: Embeddings,
+    *,
+    n_tokens: int = 1,
+    oti_steps: int = 150,
+    n_patches: int = 1,
+    ovi_steps: int = 1000,
+    ovi_prompts: Embeddings | None = None,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Which pictures are classified correctly, (n,) bool for each method: Cross the Gap, Sec. 5.3, Table 2 and A3.
+
+    Original: images against prompts. OTI: inverted images against prompts. OVI: images against inverted prompts. A
+    picture that is as near to a wrong prompt as to its own counts as wrong.
+
+    Args:
+        prompts: (classes, d) labelled by class.
+        ovi_prompts: what OVI inverts, if not ``prompts``: the released code inverts "a photo of a {}" where its
+            baseline has a data set's own prompts, so that its loss is one of the prompt, too.
+    """
+    as_texts = oti(model, images, n_tokens=n_tokens, steps=oti_steps, seed=seed)
+    source = prompts if ovi_prompts is None else ovi_prompts
+    as_images = ovi(model, source, n_patches=n_patches, steps=ovi_steps, seed=seed)
+    return {
+        ORIGINAL: correctly_classified(images, prompts),
+        OTI: correctly_classified(as_texts, prompts),
+        OVI: correctly_classified(images, as_images),
+    }
+
+
+def image_text_methods(
+    model: "DualEncoder",
+    images: Embeddings,
+    captions: Embeddings,
+    *,
+    n_images: int,
+    n_texts: int,
+    n_tokens: int = 1,
+    oti_steps: int = 150,
+    n_patches: int = 1,
+    ovi_steps: int = 1000,
+    ks: Sequence[int] = (1, 5, 10),
+    seed: int = 0,
+) -> dict[str, dict[str, metrics.Retrieval]]:
+    """Image-text retrieval in both directions, natively and made intra-modal: Cross the Gap, App. G, Table A4.
+
+    Image-to-text: the query image, or its OTI, against all captions. Text-to-image: the query caption, or its OVI,
+    against all images. R@k: one right item in the top k.
+
+    Args:
+        images: (n, d).
+        captions: (m, d) labelled by the picture's row.
+        n_images, n_texts: the first so many images, and the first captions of the first so many, are the queries.
+            Everything is the gallery.
+
+    Returns:
+        direction -> method -> Retrieval.
+
+    Raises:
+        CrossgapError: a caption of no picture, or a query picture without a caption.
+    """
+    rows = np.arange(len(images))
+    if captions.labels is None or not np.isin(captions.labels, rows).all():
+        raise CrossgapError("Captions must be labelled by the row of their picture.")
+    if not np.isin(rows[: max(n_images, n_texts)], captions.labels).all():
+        raise CrossgapError("Every query picture needs a caption.")
+    numbered = replace(images, labels=rows, class_names=())
+    pictures, texts = numbered[:n_images], captions[[int(np.argmax(captions.labels == k)) for k in rows[:n_texts]]]
+    as_text = oti(model, pictures, n_tokens=n_tokens, steps=oti_steps, seed=seed)
+    as_image = ovi(model, texts, n_patches=n_patches, steps=ovi_steps, seed=seed)
+    return {
+        IMAGE_TO_TEXT: {m: metrics.retrieval(q, captions, ks=ks) for m, q in ((ORIGINAL, pictures), (OTI, as_text))},
+        TEXT_TO_IMAGE: {m: metrics.retrieval(q, numbered, ks=ks) for m, q in ((ORIGINAL, texts), (OVI, as_image))},
+    }
+
+
+def recall_table(found: Mapping[str, Mapping[str, metrics.Retrieval]], *, seed: int = 0) -> pd.DataFrame:
+    """``gain_table`` of every direction and k of ``image_text_methods``, with the columns direction and k added."""
+    parts = []
+    for direction, methods in found.items():
+        for k in next(iter(methods.values())).hit_at:
+            hits = {method: result.hit_at[k] for method, result in methods.items()}
+            parts.append(gain_table(hits, ORIGINAL, seed=seed).assign(direction=direction, k=k))
+    return pd.concat(parts, ignore_index=True)
