@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +30,7 @@ RANKING = (
 BLOCK_BYTES = 2**27  # working memory for one block of queries: some 170 of them for a gallery of 25 000
 BYTES_PER_ENTRY = 32  # similarity, sort key, hits and precision of one (query, gallery item) pair
 BOOTSTRAP_RESAMPLES = 1000
+_KEPT_RESAMPLES = 4096  # values up to which resamples are kept: 32 MB
 _SELF_MATCH = {
     "remove": "The query itself (equal id) is removed. ",
     "count": "The query itself (equal id) is removed, but counted in R. ",
@@ -100,10 +102,24 @@ def bootstrap_interval(values: np.ndarray, seed: int = 0, level: float = 0.95) -
     """
     if not 0 < level < 1:
         raise CrossgapError(f"level must lie between 0 and 1, but is {level}.")
-    rng = np.random.default_rng(seed)
-    means = [rng.choice(values, len(values)).mean() for _ in range(BOOTSTRAP_RESAMPLES)]
+    means = _resampled_means(np.asarray(values, float), seed)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def _resampled_means(values: np.ndarray, seed: int) -> np.ndarray:
+    if len(values) <= _KEPT_RESAMPLES:
+        return _resamples(len(values), seed) @ values / len(values)
+    rng = np.random.default_rng(seed)
+    return np.array([rng.choice(values, len(values)).mean() for _ in range(BOOTSTRAP_RESAMPLES)])
+
+
+@lru_cache(maxsize=4)
+def _resamples(n: int, seed: int) -> np.ndarray:
+    """How often each of n values is in each resample, (resamples, n): drawn once for all methods that it serves."""
+    rng = np.random.default_rng(seed)
+    counts = [np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(BOOTSTRAP_RESAMPLES)]
+    return np.array(counts, dtype=float)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from crossgap_lib.plots.degrees_of_freedom import (
     recovery_threshold,
 )
 from crossgap_lib.plots.dogs_vs_cats import agreement_bars, stage_bars
+from crossgap_lib.plots.few_shot import few_shot_curves, pca_gains
 from crossgap_lib.plots.gap import gap_dimensions, gap_ladder, gap_map
 from crossgap_lib.plots.inversion import against_compute, inversion_curves, inversion_state
 from crossgap_lib.plots.maps import cone_curves, map_grid, projected_histograms, walk_panels, walk_state
@@ -51,6 +52,7 @@ __all__ = [
     "count_histograms",
     "counted",
     "direction_curves",
+    "few_shot_curves",
     "figure_folder",
     "gap_dimensions",
     "gap_ladder",
@@ -64,6 +66,7 @@ __all__ = [
     "neighbour_pairs",
     "noise_curves",
     "overlap_bars",
+    "pca_gains",
     "plural",
     "png_bytes",
     "projected_histograms",

@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-import torch
 
 from crossgap_lib import metrics
 from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.tasks.classifiers import prototype
 from crossgap_lib.tasks.pairs import similarities, similarity_blocks
+from crossgap_lib.tasks.shots import as_rows, draw_support
 
 
 def correctly_classified(images: Embeddings, prompts: Embeddings) -> np.ndarray:
@@ -165,10 +166,7 @@ def few_shot_prototypes(images: Embeddings, shots: int, *, seeds: Iterable[int] 
 
 
 def _prototype_accuracy(images: Embeddings, classes: np.ndarray, shots: int, seed: int) -> float:
-    rng = np.random.default_rng(seed)
-    support = np.stack([rng.choice(np.flatnonzero(images.labels == c), shots, replace=False) for c in classes])
-    prototypes = images.features[torch.from_numpy(support)].mean(dim=1)  # (classes, d)
-    prototypes = prototypes / prototypes.norm(dim=1, keepdim=True)
+    support, features = draw_support(images.labels, shots, seed), as_rows(images)
     tested = np.setdiff1d(np.arange(len(images)), support)
-    predicted = classes[(images.features[tested] @ prototypes.T).argmax(dim=1).numpy()]
-    return metrics.accuracy(predicted, images.labels[tested])
+    scores = prototype(features[support.ravel()], np.repeat(np.arange(len(classes)), shots), features[tested])
+    return metrics.accuracy(classes[scores.argmax(axis=1)], images.labels[tested])
