@@ -74,7 +74,7 @@ def lda(
 def linear_probe(support: np.ndarray, labels: np.ndarray, queries: np.ndarray, *, c: float = 100.0) -> np.ndarray:
     """Logistic regression (scikit-learn's) with inverse regularisation ``c``."""
     support, labels, queries = _checked(support, labels, queries)
-    return _fitted(LogisticRegression(C=c, max_iter=500, tol=1e-3), support, labels, queries)
+    return _fitted(LogisticRegression(C=c, max_iter=1000), support, labels, queries)
 
 
 def _fitted(model: LinearDiscriminantAnalysis | LogisticRegression, support, labels, queries) -> np.ndarray:

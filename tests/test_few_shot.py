@@ -1,0 +1,525 @@
+"""Few-shot classifiers against textbook loops; the protocol: no picture in two parts, nothing chosen on the test."""
+
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from scipy.stats import entropy
+from sklearn.covariance import ledoit_wolf
+from sklearn.neighbors import KNeighborsClassifier
+
+from crossgap_lib import CrossgapError, Embeddings, metrics, plots, tasks
+from crossgap_lib.projection import pca_of_prompts
+from crossgap_lib.tasks import classifiers, few_shot_tables
+from crossgap_lib.tasks.classifiers import ape, ape_channels, coder, lda, linear_probe, prototype, tip_adapter, tip_x
+from crossgap_lib.tasks.classifiers import zero_shot as zero_shot_scores
+
+CLASSES, WIDTH = 4, 10
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def made(shots=3, n=12, seed=0, classes=CLASSES, width=WIDTH):
+    """support, labels, queries, prompts: unit rows around class means, far enough apart to be told mostly right."""
+    rng = np.random.default_rng(seed)
+    means = rng.normal(size=(classes, width))
+    labels = rng.permutation(np.repeat(np.arange(classes), shots))
+    asked = rng.integers(classes, size=n)
+    noisy = lambda rows, size: unit(rows + size * rng.normal(size=rows.shape))  # noqa: E731
+    return noisy(means[labels], 0.8), labels, noisy(means[asked], 0.8), noisy(means, 0.4)
+
+
+WITH_TEXT = {"tip_x": tip_x, "ape": ape, "coder": coder}
+WITHOUT = {"prototype": prototype, "lda": lda, "linear_probe": linear_probe, "tip_adapter": tip_adapter}
+EVERY = WITHOUT | WITH_TEXT
+
+
+def scores(name, support, labels, queries, prompts, **setting):
+    return EVERY[name](support, labels, queries, *((prompts,) if name in WITH_TEXT else ()), **setting)
+
+
+# ---------------------------------------------------------------- against loops
+
+
+def test_prototypes_against_a_loop():
+    support, labels, queries, _ = made()
+    for x, row in zip(queries, prototype(support, labels, queries), strict=True):
+        for c in range(CLASSES):
+            mean = np.mean([support[k] for k in range(len(labels)) if labels[k] == c], axis=0)
+            assert row[c] == pytest.approx(100 * x @ mean / np.sqrt(mean @ mean))
+
+
+def test_one_prototype_a_class_is_the_nearest_neighbour():
+    support, labels, queries, _ = made(shots=1, n=40)
+    nearest = KNeighborsClassifier(1, metric="cosine").fit(support, labels).predict(queries)
+    assert np.array_equal(prototype(support, labels, queries).argmax(axis=1), nearest)
+    assert len(set(nearest)) == CLASSES
+
+
+def test_lda_against_the_formula():
+    support, labels, queries, _ = made(shots=4)
+    means = np.stack([support[labels == c].mean(axis=0) for c in range(CLASSES)])
+    around = np.stack([x - means[c] for x, c in zip(support, labels, strict=True)])
+    covariance = np.cov(around.T, ddof=1)  # what is around the means has mean 0
+    n, d = support.shape
+    precision = d * np.linalg.inv((n - 1) * covariance + np.trace(covariance) * np.eye(d))
+    for x, row in zip(queries, lda(support, labels, queries), strict=True):
+        expected = [precision @ m @ x - 0.5 * m @ precision @ m for m in means]
+        np.testing.assert_allclose(row, expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("classes", [2, CLASSES])
+def test_lda_with_shrunk_covariances_against_the_formula(classes):
+    support, labels, queries, _ = made(shots=6, classes=classes)
+    parts = [support[labels == c] for c in range(classes)]
+    scales = [part.std(axis=0) for part in parts]  # scikit-learn shrinks standardised features
+    shrunk = [ledoit_wolf((p - p.mean(axis=0)) / s)[0] * np.outer(s, s) for p, s in zip(parts, scales, strict=True)]
+    precision, means = np.linalg.inv(np.mean(shrunk, axis=0)), [p.mean(axis=0) for p in parts]
+    expected = np.stack([queries @ precision @ m - 0.5 * m @ precision @ m for m in means], axis=1)
+    found = lda(support, labels, queries, covariance="scikit-learn")
+    np.testing.assert_allclose(found - found[:, :1], expected - expected[:, :1], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("covariance", classifiers.COVARIANCES)
+def test_one_shot_leaves_lda_without_a_covariance(covariance):
+    support, labels, queries, _ = made(shots=1)
+    assert not lda(support, labels, queries, covariance=covariance).any()
+
+
+def test_linear_probe_minimises_the_penalised_cross_entropy():
+    support, labels, queries, _ = made(shots=4)
+
+    def loss(flat, c=10.0):
+        weights, bias = flat[:-CLASSES].reshape(WIDTH, CLASSES), flat[-CLASSES:]
+        rows = support @ weights + bias
+        surprise = np.log(np.exp(rows).sum(axis=1)) - rows[np.arange(len(labels)), labels]
+        return surprise.sum() + (weights**2).sum() / (2 * c)
+
+    best = minimize(loss, np.zeros((WIDTH + 1) * CLASSES)).x
+    expected = queries @ best[:-CLASSES].reshape(WIDTH, CLASSES) + best[-CLASSES:]
+    found = linear_probe(support, labels, queries, c=10.0)
+    np.testing.assert_allclose(found - found[:, :1], expected - expected[:, :1], atol=0.05)
+    assert np.abs(expected).max() > 1
+
+
+def test_two_classes_have_two_columns():
+    support, labels, queries, _ = made(classes=2)
+    for found in (linear_probe(support, labels, queries), lda(support, labels, queries, covariance="scikit-learn")):
+        assert found.shape == (len(queries), 2)
+        assert np.array_equal(found.argmax(axis=1), prototype(support, labels, queries).argmax(axis=1))
+
+
+def test_tip_adapter_against_a_loop():
+    support, labels, queries, _ = made()
+    expected = np.zeros((len(queries), CLASSES))
+    for i, x in enumerate(queries):
+        for s, c in zip(support, labels, strict=True):
+            expected[i, c] += np.exp(-2.5 * (1 - x @ s))
+    np.testing.assert_allclose(tip_adapter(support, labels, queries, beta=2.5), expected)
+
+
+def test_tip_x_against_a_loop():
+    support, labels, queries, texts = made()
+    signature = lambda x: np.exp(t := [x @ w / 0.3 for w in texts]) / np.exp(t).sum()  # noqa: E731
+    among = [entropy(signature(a), signature(b)) for a in support for b in support]
+    cosines = [a @ b for a in support for b in support]
+    rate = (max(cosines) - min(cosines)) / (max(among) - min(among))
+    expected = np.zeros((len(queries), CLASSES))
+    for i, x in enumerate(queries):
+        for s, c in zip(support, labels, strict=True):
+            bridge = 1 - rate * entropy(signature(x), signature(s))
+            expected[i, c] += np.exp(-2.0 * (1 - x @ s)) + 0.7 * bridge
+    found = tip_x(support, labels, queries, texts, beta=2.0, gamma=0.7, temperature=0.3)
+    np.testing.assert_allclose(found, expected, rtol=1e-8)
+
+
+def criterion_by_loops(support, labels, prompts):
+    similarity, count = np.zeros(WIDTH), 0
+    sets = [[prompts[c], *support[labels == c]] for c in range(CLASSES)]
+    for i, one in enumerate(sets):
+        for j, other in enumerate(sets):
+            for a in one if i != j else ():
+                for b in other:
+                    similarity, count = similarity + a * b, count + 1
+    variance = ((prompts - prompts.mean(axis=0)) ** 2).sum(axis=0) / (CLASSES - 1)
+    return 0.3 * variance - 0.7 * similarity / count
+
+
+def test_ape_against_a_loop():
+    support, labels, queries, prompts = made()
+    best = sorted(range(WIDTH), key=lambda k: -criterion_by_loops(support, labels, prompts)[k])[:6]
+    assert ape_channels(support, labels, prompts, share=0.6).tolist() == best
+    cut = lambda x: unit(x[best])  # noqa: E731
+    expected = np.zeros((len(queries), CLASSES))
+    for i, x in enumerate(queries):
+        for s, c in zip(support, labels, strict=True):
+            says = np.exp([cut(s) @ cut(t) for t in prompts])
+            divergence = entropy(np.eye(CLASSES)[c], says / says.sum())
+            expected[i, c] += np.exp(-2.0 * (1 - cut(x) @ cut(s))) * np.exp(0.4 * divergence)
+    np.testing.assert_allclose(ape(support, labels, queries, prompts, beta=2.0, gamma=0.4, share=0.6), expected)
+
+
+def test_ape_without_selection_or_surprise_is_tip_adapter():
+    support, labels, queries, prompts = made()
+    found = ape(support, labels, queries, prompts, beta=3.0, gamma=0.0, share=1.0)
+    np.testing.assert_allclose(found, tip_adapter(support, labels, queries, beta=3.0))
+
+
+def test_coder_against_a_loop():
+    support, labels, queries, _ = made()
+    texts = unit(np.random.default_rng(5).normal(size=(17, WIDTH)))
+    profile = lambda x: unit(np.array([x @ t for t in texts]))  # noqa: E731
+    expected = np.zeros((len(queries), CLASSES))
+    for i, x in enumerate(queries):
+        affinities = [profile(x) @ profile(s) for s in support]
+        low, high = min(affinities), max(affinities)
+        for affinity, c in zip(affinities, labels, strict=True):
+            expected[i, c] += np.exp(-4.0 * (1 - (affinity - low) / (high - low)))
+    np.testing.assert_allclose(coder(support, labels, queries, texts, beta=4.0), expected)
+
+
+def test_zero_shot_is_the_cosine():
+    *_, queries, prompts = made()
+    expected = [[100 * sum(a * b for a, b in zip(x, t, strict=True)) for t in prompts] for x in queries]
+    np.testing.assert_allclose(zero_shot_scores(queries, prompts), expected)
+
+
+# ---------------------------------------------------------------- properties
+
+
+@pytest.mark.parametrize("name", EVERY)
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_the_order_of_the_support_does_not_matter(name, seed):
+    support, labels, queries, prompts = made(seed=seed)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    found = scores(name, support[order], labels[order], queries, prompts)
+    np.testing.assert_allclose(found, scores(name, support, labels, queries, prompts), rtol=1e-6, atol=0.05)
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "linear_probe"])
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_renaming_the_classes_permutes_the_scores(name, seed):
+    support, labels, queries, prompts = made(seed=seed)
+    names = np.random.default_rng(seed + 1).permutation(CLASSES)  # class c becomes names[c]
+    renamed = scores(name, support, names[labels], queries, prompts[np.argsort(names)])
+    np.testing.assert_allclose(renamed[:, names], scores(name, support, labels, queries, prompts), rtol=1e-7)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_query_is_answered_alone(name, monkeypatch):
+    support, labels, queries, prompts = made(n=9)
+    together = scores(name, support, labels, queries, prompts)
+    monkeypatch.setattr(classifiers, "_ENTRIES", 2 * len(support))  # two queries at a time
+    np.testing.assert_allclose(scores(name, support, labels, queries, prompts), together, rtol=1e-10)
+    alone = [scores(name, support, labels, queries[k : k + 1], prompts)[0] for k in range(9)]
+    np.testing.assert_allclose(alone, together, rtol=1e-10)
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_classifiers_refuse_what_does_not_fit(name):
+    support, labels, queries, prompts = made()
+    with pytest.raises(CrossgapError, match="The images have 10 dimensions and the queries 9"):
+        scores(name, support, labels, queries[:, :9], prompts)
+    with pytest.raises(CrossgapError, match="queries hold NaN"):
+        scores(name, support, labels, np.where(queries > 0, np.nan, queries), prompts)
+    with pytest.raises(CrossgapError, match="12 support images need as many"):
+        scores(name, support, labels[:-1], queries, prompts)
+    with pytest.raises(CrossgapError, match=r"0 .. c - 1"):
+        scores(name, support, np.where(labels == 2, 7, labels), queries, prompts)
+    with pytest.raises(CrossgapError, match="two or more classes"):
+        scores(name, support, np.zeros_like(labels), queries, prompts[:1])
+    with pytest.raises(CrossgapError, match="queries must be features"):
+        scores(name, support, labels, queries[:0], prompts)
+
+
+def test_what_reads_texts_refuses_others():
+    support, labels, queries, prompts = made()
+    for scored in WITH_TEXT.values():
+        with pytest.raises(CrossgapError, match=r"10 dimensions and the (texts|prompts) 9"):
+            scored(support, labels, queries, prompts[:, :9])
+    with pytest.raises(CrossgapError, match="3 prompts for 4 classes"):
+        ape(support, labels, queries, prompts[:3])
+    with pytest.raises(CrossgapError, match=r"share of channels lies in \(0, 1\], but is 0"):
+        ape(support, labels, queries, prompts, share=0)
+    with pytest.raises(CrossgapError, match="not 'oracle'"):
+        lda(support, labels, queries, covariance="oracle")
+
+
+# ---------------------------------------------------------------- protocol
+
+
+def embeddings(name, labels, seed, classes=CLASSES, spread=0.9):
+    rng = np.random.default_rng(seed)
+    means = np.random.default_rng(99).normal(size=(classes, WIDTH))
+    features = means[labels] + spread * rng.normal(size=(len(labels), WIDTH))
+    names = tuple(f"kind {c}" for c in range(classes))
+    return Embeddings(features, [f"{name}-{k}" for k in range(len(labels))], labels, names)
+
+
+def split(**parts):
+    train, validation, test = (
+        embeddings(name, np.arange(n) % CLASSES, seed) for name, n, seed in (("a", 32, 1), ("b", 20, 2), ("c", 60, 3))
+    )
+    prompts = embeddings("p", np.arange(CLASSES), 4, spread=1.2)
+    prompts = replace(prompts, modality="text")
+    return tasks.FewShotSplit(**({"train": train, "validation": validation, "test": test, "prompts": prompts} | parts))
+
+
+def test_support_is_drawn_from_each_class_and_repeats_with_the_seed():
+    labels = np.array([5, 2, 2, 5, 9, 9, 2, 5, 9, 9])
+    rows = tasks.draw_support(labels, 3, seed=4)
+    assert labels[rows].tolist() == [[2] * 3, [5] * 3, [9] * 3]
+    assert all(len(set(row)) == 3 for row in rows.tolist())
+    assert np.array_equal(rows, tasks.draw_support(labels, 3, seed=4))
+    assert {tuple(sorted(tasks.draw_support(labels, 3, s)[2])) for s in range(30)} == set(combinations((4, 5, 8, 9), 3))
+    for shots in (4, 0):
+        with pytest.raises(CrossgapError, match=f"{shots} shots can't be drawn: class 2 has 3"):
+            tasks.draw_support(labels, shots, seed=0)
+
+
+def test_what_is_held_back_is_not_drawn_from():
+    train = embeddings("a", np.repeat([0, 1, 2, 3], [9, 1 + 1, 20, 4]), 0)
+    rest, held = tasks.hold_back(train, share=0.25, seed=1)
+    assert not set(rest.ids) & set(held.ids)
+    assert set(rest.ids) | set(held.ids) == set(train.ids)
+    assert np.bincount(held.labels).tolist() == [2, 1, 5, 1]
+
+
+def test_a_split_refuses_leaks_and_what_does_not_match():
+    good = split()
+    leaking = replace(good.test, ids=np.concatenate([good.train.ids[:7], good.test.ids[7:]]))
+    with pytest.raises(CrossgapError, match="7 pictures are among both the training and the test ones"):
+        replace(good, test=leaking)
+    with pytest.raises(CrossgapError, match="among both the validation and the test ones, the first is b-0"):
+        replace(good, test=good.validation)
+    with pytest.raises(CrossgapError, match="the validation pictures have none"):
+        replace(good, validation=replace(good.validation, labels=None))
+    with pytest.raises(CrossgapError, match="test pictures have other class names"):
+        replace(good, test=replace(good.test, class_names=tuple("wxyz")))
+    with pytest.raises(CrossgapError, match="No training picture shows class 3"):
+        replace(good, train=good.train[good.train.labels < 3])
+    narrow = replace(good.test, features=good.test.features[:, :5])
+    with pytest.raises(CrossgapError, match="test pictures have another width"):
+        replace(good, test=narrow)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p[:3], "class 3 has 0"),
+        (lambda p: replace(p, labels=[0, 1, 1, 3]), "class 1 has 2"),
+        (lambda p: replace(p, class_names=tuple("wxyz")), "different class names"),
+        (lambda p: replace(p, features=p.features[:, :5]), "prompts have another width"),
+    ],
+)
+def test_a_split_refuses_prompts_of_other_classes(change, message):
+    with pytest.raises(CrossgapError, match=message):
+        split(prompts=change(split().prompts))
+
+
+def test_prompts_are_found_by_their_label():
+    order = np.array([2, 0, 3, 1])
+    shuffled = split(prompts=split().prompts[order])
+    np.testing.assert_array_equal(shuffled.prompt_rows(), split().prompt_rows())
+    assert split(prompts=None).prompt_rows() is None
+
+
+def test_equal_rows_are_counted():
+    a, b = embeddings("a", np.arange(6) % CLASSES, 0), embeddings("b", np.arange(9) % CLASSES, 1)
+    assert tasks.equal_rows(a, b) == 0
+    both = replace(b, features=np.concatenate([a.features[[4, 1]], b.features[2:]]))
+    assert tasks.equal_rows(a, both) == 2
+
+
+def by_hand(parts, k, seed, beta, alpha):
+    """Which test pictures Tip-Adapter classifies rightly, every step spelt out."""
+    rows = tasks.draw_support(parts.train.labels, k, seed).ravel()
+    x, y = parts.train.features.double().numpy(), parts.train.labels
+    right = []
+    for q, label in zip(parts.test.features.double().numpy(), parts.test.labels, strict=True):
+        row = [100 * q @ t for t in parts.prompts.features.double().numpy()]
+        for r in rows:
+            row[y[r]] += alpha * np.exp(-beta * (1 - q @ x[r]))
+        right.append(int(np.argmax(row)) == label)
+    return right
+
+
+def test_a_run_is_what_one_gets_by_hand():
+    parts = split()
+    methods = tasks.prompt_methods(alphas=(30.0,), betas=(2.0,))[3:4]
+    run = tasks.few_shot(parts, methods, shots=(1, 3), seeds=(0, 1))
+    for k in (1, 3):
+        expected = [by_hand(parts, k, seed, 2.0, 30.0) for seed in (0, 1)]
+        assert run.right[tasks.WITH_PROMPTS, "Tip-Adapter", False, k].tolist() == expected
+    assert run.choices[["beta", "alpha"]].to_numpy().tolist() == [[2.0, 30.0]] * 4
+    assert run.choices["validation"].isna().all()  # one setting leaves nothing to choose
+
+
+def test_parameters_are_chosen_on_validation_pictures_alone():
+    parts = split()
+    methods = tasks.prompt_methods(alphas=(0.1, 1.0, 30.0), betas=(1.0, 10.0))[3:4]
+    run = tasks.few_shot(parts, methods, shots=(2,), seeds=(5,))
+    tried = {}
+    for beta in (1.0, 10.0):
+        for alpha in (0.1, 1.0, 30.0):
+            mirrored = tasks.FewShotSplit(parts.train, parts.test, parts.validation, parts.prompts)
+            tried[beta, alpha] = 100 * np.mean(by_hand(mirrored, 2, 5, beta, alpha))
+    chosen = run.choices.iloc[0]
+    assert chosen["validation"] == pytest.approx(max(tried.values()))
+    assert (chosen["beta"], chosen["alpha"]) == max(tried, key=tried.get)
+    assert len(set(tried.values())) > 1
+    others = replace(parts, test=parts.test[parts.test.labels > 1])
+    pd.testing.assert_frame_equal(tasks.few_shot(others, methods, shots=(2,), seeds=(5,)).choices, run.choices)
+
+
+def test_a_projection_maps_the_images_and_leaves_zero_shot_scores_alone():
+    parts = split()
+    pca = pca_of_prompts(parts.prompts)
+    methods = (*tasks.image_only_methods()[:1], *tasks.prompt_methods(alphas=(0.0,), betas=(1.0,)))
+    run = tasks.few_shot(parts, methods, shots=(2,), seeds=(0,), projection=pca)
+    zero = run.right[tasks.WITH_PROMPTS, "Zero-shot", False, 2]
+    assert zero.mean() == metrics.zero_shot_accuracy(parts.test, parts.prompts)
+    assert (tasks.WITH_PROMPTS, "Zero-shot", True, 2) not in run.right
+    for projected in (False, True):  # alpha 0 leaves zero-shot scores only, which no projection touches
+        assert np.array_equal(run.right[tasks.WITH_PROMPTS, "CODER", projected, 2], zero)
+    seen = tasks.FewShotSplit(*(pca(e) for e in (parts.train, parts.validation, parts.test)))
+    again = tasks.few_shot(seen, methods[:1], shots=(2,), seeds=(0,))
+    assert np.array_equal(
+        run.right[tasks.IMAGE_ONLY, "Prototype", True, 2], again.right[tasks.IMAGE_ONLY, "Prototype", False, 2]
+    )
+
+
+def test_the_prototype_run_agrees_with_few_shot_prototypes():
+    # All pictures not drawn are asked there; here the test part is other pictures: so let them be the same ones.
+    train = split().train
+    for seed in range(3):
+        rest = np.setdiff1d(np.arange(len(train)), tasks.draw_support(train.labels, 2, seed))
+        rows = tasks.draw_support(train.labels, 2, seed).ravel()
+        support, labels = train.features[rows].double().numpy(), train.labels[rows]
+        answers = prototype(support, labels, train.features[rest].double().numpy()).argmax(axis=1)
+        accuracy = (answers == train.labels[rest]).mean()
+        assert tasks.few_shot_prototypes(train, 2, seeds=[seed])[0] == pytest.approx(accuracy)
+
+
+def test_one_shot_lda_says_the_first_class_and_adds_nothing_to_zero_shot():
+    parts = split()
+    run = tasks.few_shot(parts, (*tasks.image_only_methods(), *tasks.prompt_methods()), shots=(1,), seeds=(0, 1))
+    assert run.share(tasks.IMAGE_ONLY, "LDA", False, 1).tolist() == (parts.test.labels == 0).tolist()
+    assert np.array_equal(
+        run.share(tasks.WITH_PROMPTS, "LDA", False, 1), run.share(tasks.WITH_PROMPTS, "Zero-shot", False, 1)
+    )
+
+
+def test_a_run_refuses_missing_prompts_and_too_many_shots():
+    with pytest.raises(CrossgapError, match=r"Zero-shot, Prototype.* need class prompts"):
+        tasks.few_shot(split(prompts=None), tasks.prompt_methods())
+    with pytest.raises(CrossgapError, match="9 shots can't be drawn: class 0 has 8"):
+        tasks.few_shot(split(), tasks.image_only_methods(), shots=(9,))
+
+
+def test_every_method_repeats_and_reads_only_what_it_is_given():
+    parts = split(texts=embeddings("t", np.arange(11) % CLASSES, 6))
+    methods = (*tasks.prompt_methods(), *tasks.support_alone(tasks.prompt_methods()))
+    runs = [tasks.few_shot(parts, methods, shots=(2,), seeds=(0,)) for _ in range(2)]
+    pd.testing.assert_frame_equal(runs[0].choices, runs[1].choices)
+    other = tasks.few_shot(replace(parts, texts=None), methods, shots=(2,), seeds=(0,))
+    differ = {key[1] for key in other.right if not np.array_equal(other.right[key], runs[0].right[key])}
+    assert differ <= {"CODER"}
+    alone = [m for m in methods if m.setting == tasks.SUPPORT_ALONE]
+    assert "Zero-shot" not in {m.name for m in alone}
+    assert not any("alpha" in m.grid for m in alone)
+
+
+# ---------------------------------------------------------------- tables and figures
+
+
+def run_of(shots=(1, 4)):
+    parts = split()
+    methods = (*tasks.image_only_methods(), *tasks.prompt_methods(betas=(5.5,)))
+    return tasks.few_shot(parts, methods, shots=shots, seeds=range(3), projection=pca_of_prompts(parts.prompts))
+
+
+def test_the_table_counts_draws_and_pictures():
+    run = run_of()
+    table = tasks.few_shot_table(run).set_index(["setting", "classifier", "projected", "shots"])
+    assert len(table) == 2 * (3 * 2 + 6 * 2 + 1)
+    right = run.right[tasks.IMAGE_ONLY, "LDA", True, 4]
+    row = table.loc[(tasks.IMAGE_ONLY, "LDA", True, 4)]
+    assert row["value"] == pytest.approx(100 * np.mean(right))
+    assert row["spread"] == pytest.approx(100 * np.std([np.mean(draw) for draw in right], ddof=1))
+    plain = run.right[tasks.IMAGE_ONLY, "LDA", False, 4]
+    base = run.right[tasks.IMAGE_ONLY, "Prototype", False, 4]
+    assert row["PCA gain"] == pytest.approx(100 * (right.mean() - plain.mean()))
+    assert row["PCA gain low"] <= row["PCA gain"] <= row["PCA gain high"]
+    assert row["gain"] == pytest.approx(100 * (right.mean() - base.mean()))
+    assert row["method"] == "LDA + PCA"
+    compared = tasks.compare_shots(run, tasks.IMAGE_ONLY, ("LDA", True), ("LDA", False)).set_index("shots")
+    assert compared.loc[4].tolist() == pytest.approx(row[["PCA gain", "PCA gain low", "PCA gain high"]].tolist())
+
+
+def test_table_two_is_written_as_published():
+    reported = tasks.published_few_shot()
+    cells = tasks.table_two(reported)
+    assert cells.loc[("CLIP ViT-B", "Prototype")].tolist() == [
+        "43.4 (50.7)",
+        "55.3 (62.5)",
+        "63.8 (69.7)",
+        "69.6 (74.7)",
+        "73.5 (77.5)",
+    ]
+    assert cells.loc[("DINOv2 ViT-B", "LDA"), 1] == "2.3"
+    assert len(cells) == 8
+
+
+def test_minis_stand_for_models_of_table_two():
+    names = set(tasks.published_few_shot()["model"])
+    assert {tasks.stands_for(f"mini-{m}") for m in ("clip", "siglip", "siglip2", "dino")} == names
+    assert tasks.stands_for("ViT-B-16-SigLIP2,webli") == "SigLIP2 ViT-B"
+    assert tasks.stands_for("somebody's model") == ""
+
+
+def test_class_texts_fill_every_template(cats_and_dogs):
+    model, images, prompts = cats_and_dogs
+    texts = tasks.class_texts(model, images, ["a photo of a {}", "a red {}"])
+    assert texts.texts.tolist() == ["a photo of a cat", "a photo of a dog", "a red cat", "a red dog"]
+    assert texts.labels.tolist() == [0, 1, 0, 1]
+    np.testing.assert_allclose(texts.features[:2], prompts.features, atol=1e-5)
+    with pytest.raises(CrossgapError, match="at least one template"):
+        tasks.class_texts(model, images, [])
+
+
+def test_labels_at_line_ends_keep_their_distance():
+    places = plots.few_shot.spaced(np.array([10.0, 10.1, 10.2, 50.0]), 2.0)
+    assert np.diff(places).min() >= 2.0 - 1e-9
+    assert places[3] == 50.0
+    assert places[:3].mean() == pytest.approx(10.1)
+
+
+def test_figures_hold_every_line():
+    table = pd.concat([tasks.few_shot_table(run_of()).assign(model=m) for m in ("mini-clip", "nobody")])
+    known = {"mini-clip": "CLIP ViT-B", "nobody": ""}
+    figure = plots.few_shot_curves(table, tasks.published_few_shot(), known)
+    first, published, prompts, _, empty, _ = figure.axes
+    assert [len(ax.lines) >= n for ax, n in ((first, 6), (published, 4), (prompts, 13))] == [True] * 3
+    assert not empty.axison
+    assert published.get_title() == "published: CLIP ViT-B"
+    texts = {t.get_text() for t in prompts.texts}
+    assert {"Zero-shot", "Tip-Adapter", "Tip-X", "APE", "CODER", "LDA", "Prototype"} <= texts
+    gains = plots.pca_gains(table, tasks.published_few_shot(), known)
+    assert [len(ax.get_legend().get_texts()) for ax in gains.axes] == [5, 3]
+    expected = few_shot_tables.published_few_shot().query("model == 'CLIP ViT-B'")
+    published = plots.few_shot.published_gains(expected).set_index(["classifier", "shots"])["gain"]
+    assert published[("Prototype", 1)] == pytest.approx(7.3)
+    assert published[("LDA", 2)] == pytest.approx(2.5)
