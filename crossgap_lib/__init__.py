@@ -12,6 +12,7 @@ _HOME = {
     "DualEncoder": "encoders",
     "Embeddings": "embeddings",
     "Inversion": "inversion",
+    "StoredGallery": "large_retrieval",
     "accelerate": "fewer_steps",
     "encode_images": "encoding",
     "encode_texts": "encoding",
@@ -22,6 +23,7 @@ _HOME = {
     "oti": "inversion",
     "ovi": "inversion",
     "skip_report": "encoding",
+    "streamed_retrieval": "large_retrieval",
     "zoo": "pretrain.cards",
 }
 _MODULES = ("metrics", "plots", "projection", "tasks")

@@ -291,7 +291,7 @@ def bench(
         "arch": arch,
         "n": n,
         "precision": precision,
-        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "gemm_gflops": max(row.gemm for row in rows) / 1e9,
@@ -301,7 +301,7 @@ def bench(
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     """The CPU's name where the system tells it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []

@@ -237,31 +237,67 @@ def invert(out: Path, steps: int | None, snapshots: tuple[int, ...], **how: Any)
     click.echo(str(invert_to(out, plan, **cut, budget=parse_bytes(memory) if memory else None, engine=run)))
 
 
-@cli.command()
-@click.argument("method", type=click.Choice(["oti", "ovi"]))
-@click.option("--arch", default="ViT-B-32", show_default=True, metavar="NAME", help="An open_clip name, or a mini.")
-@click.option("--batch", default="32,128,512", show_default=True, metavar="N,N,...", help="Samples at a time.")
-@click.option("--n", default=1, show_default=True, metavar="K", help="Pseudo-tokens (OTI) or pseudo-patches (OVI).")
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
-@click.option("--seconds", default=4.0, show_default=True, help="Timed at least so long, each loop and batch.")
-@click.option("--sweep/--no-sweep", default=True, help="Also over context lengths (OTI) or picture sizes (OVI).")
-@click.option("--json", "json_out", metavar="FILE|-", help="Everything measured, as JSON.")
-@click.option("--figure", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="PNG (and SVG).")
+JSON = click.option("--json", "json_out", metavar="FILE|-", help="Everything measured, as JSON.")
+
+
+@cli.group()
+def bench() -> None:
+    """Time the library beside a textbook, in one run on this machine."""
+
+
+def _bench_inversion(method: str, what: str) -> None:
+    """Adds ``bench oti`` or ``bench ovi``, which take the same options."""
+
+    @bench.command(method, help=f"Time the inversion engine beside the textbook loop: {what}.")
+    @click.option("--arch", default="ViT-B-32", show_default=True, metavar="NAME", help="An open_clip name, or a mini.")
+    @click.option("--batch", default="32,128,512", show_default=True, metavar="N,N,...", help="Samples at a time.")
+    @click.option("--n", default=1, show_default=True, metavar="K", help="Pseudo-tokens (OTI) or pseudo-patches (OVI).")
+    @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
+    @click.option("--seconds", default=4.0, show_default=True, help="Timed at least so long, each loop and batch.")
+    @click.option("--sweep/--no-sweep", default=True, help="Also over context lengths (OTI) or picture sizes (OVI).")
+    @JSON
+    @click.option("--figure", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="PNG (and SVG).")
+    @DEVICE
+    def run(batch: str, json_out: str | None, figure: Path | None, seconds: float, **how: Any) -> None:
+        from crossgap_lib import bench, plots
+
+        result = bench.bench(method, how.pop("arch"), _batches(batch), at_least=seconds, **how)
+        _report(result, bench.summary(result), json_out)
+        if figure:
+            plots.save_figure(plots.bench_curves(result), figure.parent, figure.stem)
+
+
+_bench_inversion("oti", "pictures to texts")
+_bench_inversion("ovi", "texts to pictures")
+
+
+@bench.command("retrieval")
+@click.option("--queries", default=2000, show_default=True, metavar="N")
+@click.option("--gallery", default=100_000, show_default=True, metavar="N", help="Items; a file of halves is written.")
+@click.option("--dim", "d", default=512, show_default=True, metavar="D", help="Dimensions.")
+@click.option("--classes", type=int, metavar="N", help="Of the items; without it, classes of ImageNet's size.")
+@click.option("--memory", default="512M", show_default=True, metavar="BYTES", help="What retrieval may take.")
+@JSON
 @DEVICE
-def bench(method: str, batch: str, json_out: str | None, figure: Path | None, seconds: float, **how: Any) -> None:
-    """Time the inversion engine beside the textbook loop, in one run on this machine."""
+def bench_retrieval(json_out: str | None, memory: str, **how: Any) -> None:
+    """Time exact retrieval from a large gallery beside sorting each query's row."""
+    from crossgap_lib import bench_retrieval
+    from crossgap_lib.memory import parse_bytes
+
+    result = bench_retrieval.bench(**how, memory=parse_bytes(memory))
+    _report(result, bench_retrieval.summary(result), json_out)
+
+
+def _report(result: dict[str, Any], summary: str, json_out: str | None) -> None:
     import json
 
-    from crossgap_lib import bench, plots
+    from crossgap_lib.bench import write_json
 
-    result = bench.bench(method, how.pop("arch"), _batches(batch), at_least=seconds, **how)
-    click.echo(bench.summary(result), err=json_out == "-")
+    click.echo(summary, err=json_out == "-")
     if json_out == "-":
         click.echo(json.dumps(result, indent=2))
     elif json_out:
-        bench.write_json(result, Path(json_out))
-    if figure:
-        plots.save_figure(plots.bench_curves(result), figure.parent, figure.stem)
+        write_json(result, Path(json_out))
 
 
 def _batches(text: str) -> list[int]:

@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 MODALITIES = ("image", "text", "oti", "ovi", "projection")
 
 
-def _unit_rows(features: Any) -> Tensor:
+def normalised(features: Any) -> Tensor:
     """Anything array-like (n, d) -> float32 CPU tensor with unit rows; refuses what has no direction."""
     array = features.detach().cpu() if isinstance(features, Tensor) else np.asarray(features)
     if isinstance(array, np.ndarray):
         if array.dtype.kind not in "fiu":
             raise CrossgapError(f"Features must be numbers, not an array of {array.dtype}.")
-        array = torch.from_numpy(np.array(array, dtype=np.float32))
-    array = array.float()
+        array = torch.from_numpy(np.array(array, dtype=np.float16 if array.dtype == np.float16 else np.float32))
+    array = array.float()  # torch widens halves faster than numpy
     if array.ndim != 2 or 0 in array.shape:
         raise CrossgapError(f"Features must have shape (n, d) with n and d at least 1, not {tuple(array.shape)}.")
-    if bad := int((~torch.isfinite(array)).any(dim=1).sum()):
+    peaks = array.abs().amax(dim=1, keepdim=True)  # (n, 1) NaN and infinity come through
+    if bad := int((~torch.isfinite(peaks)).sum()):
         raise CrossgapError(f"{bad} of {len(array)} feature rows hold NaN or infinity.")
-    peaks = array.abs().amax(dim=1, keepdim=True)  # (n, 1)
     if zero := int((peaks == 0).sum()):
         raise CrossgapError(f"{zero} of {len(array)} feature rows are all zero, so they have no direction.")
     already = (array.norm(dim=1, keepdim=True) - 1).abs() < 1e-6  # stay bit for bit, so save and load are exact
@@ -70,7 +70,7 @@ class Embeddings:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.features = _unit_rows(self.features)
+        self.features = normalised(self.features)
         ids = [f"row-{k:06d}" for k in range(len(self.features))] if self.ids is None else self.ids
         self.ids = self._column("ids", ids, str)
         if len(np.unique(self.ids)) < len(self.ids):

@@ -85,7 +85,7 @@ def _measure(ranked: np.ndarray, ks: Iterable[int], counted: np.ndarray | int = 
     return {
         "n_relevant": n_relevant,
         "ap": precision.sum(axis=1) / found,
-        "r_precision": hits[np.arange(len(r)), r - 1] / r,
+        "r_precision": hits[np.arange(len(r)), np.minimum(r, len(ranks)) - 1] / r,
         "map_at_r": np.where(ranks <= r[:, None], precision, 0.0).sum(axis=1) / r,
         **hit_at,
     }
@@ -133,7 +133,7 @@ class Retrieval:
     n_relevant: np.ndarray  # (n,) R
     rows: np.ndarray  # (n,) which of the queries given these are
     dropped: int  # queries left out because nothing in the gallery is relevant to them
-    removed: int  # gallery entries taken out, over all queries given: self-matches
+    removed: int  # gallery entries taken out, over all queries given: self-matches and excluded ones
     definition: str  # how all this was counted, in words
 
     def __len__(self) -> int:
@@ -168,6 +168,7 @@ def retrieval(
     gallery: Embeddings,
     *,
     relevant: Array | None = None,
+    exclude: Array | None = None,
     self_match: str = "remove",
     ks: Sequence[int] = (1, 5, 10),
     block_bytes: int = BLOCK_BYTES,
@@ -175,6 +176,7 @@ def retrieval(
     """Rank the gallery for every query by cosine similarity (Cross the Gap, App. B; Reevaluating, Sec. 4.1).
 
     relevant: bool (q, g); without it an item is relevant when its label equals the query's.
+    exclude: bool (q, g), items that are irrelevant and take no rank: junk of ROxford and RParis.
     self_match: "remove" takes the query's own entry (equal id) out of its gallery before R is counted; "count" takes
     it out but counts it in the R of R-Precision and mAP@R, as the released Cross-the-Gap code does; "keep" leaves it
     in, as paired rows with equal ids need.
@@ -182,22 +184,28 @@ def retrieval(
     Raises CrossgapError for empty, non-finite or non-unit features, dimensions, labels or relevance that do
     not fit, k < 1, or when no query has a relevant item.
     """
-    if self_match not in _SELF_MATCH:
-        raise CrossgapError(f"self_match must be one of {', '.join(_SELF_MATCH)}, but is {self_match!r}.")
+    words = in_words(self_match, "equal label" if relevant is None else "as given for each pair")
     q, g = _two_sets(queries, gallery, ("queries", "gallery"))  # (q, d), (g, d)
     is_relevant = _relevance(queries, gallery, relevant, (len(q), len(g)))
     is_self = None if self_match == "keep" else _equal(queries.ids, gallery.ids)
+    junk = None if exclude is None else _mask("exclude", exclude, (len(q), len(g)))
+    words += "" if junk is None else " Excluded items take no rank."
 
     def block(rows: slice) -> _Block:
+        hit, out = is_relevant(rows), is_self(rows) if is_self else None
+        if junk is not None:
+            hit, out = hit & ~junk[rows], junk[rows] if out is None else out | junk[rows]
         # Float64 products, rounded to float32 by the ranking: equal vectors tie exactly wherever they stand.
-        return q[rows] @ g.T, is_relevant(rows), is_self(rows) if is_self else None
+        return q[rows] @ g.T, hit, out
 
-    words = (
-        "Similarity is the cosine. "
-        + _SELF_MATCH[self_match]
-        + ("Relevant: equal label." if relevant is None else "Relevant: as given for each pair.")
-    )
     return _collect(block, (len(q), len(g)), ks, block_bytes, words, counted=self_match == "count")
+
+
+def in_words(self_match: str, relevance: str) -> str:
+    """What a cosine ranking counts as its own and as relevant; raises CrossgapError for an unknown ``self_match``."""
+    if self_match not in _SELF_MATCH:
+        raise CrossgapError(f"self_match must be one of {', '.join(_SELF_MATCH)}, but is {self_match!r}.")
+    return f"Similarity is the cosine. {_SELF_MATCH[self_match]}Relevant: {relevance}."
 
 
 def retrieval_from_similarity(
@@ -260,14 +268,25 @@ def _collect(
 
     ``counted``: R of the numbers at R counts relevant items that were removed.
     """
-    _check_ks(ks)
+    check_ks(ks)
     parts, removed = [], 0
     for rows in _blocks(shape, block_bytes):
         similarity, relevant, exclude = block(rows)
         own = (relevant & exclude).sum(axis=1) if counted else 0
         parts.append(_measure(ranked_relevance(similarity, relevant, exclude), ks, own))
         removed += 0 if exclude is None else int(exclude.sum())
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return collected(
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, shape, ks, removed, words
+    )
+
+
+def collected(
+    columns: dict[str, np.ndarray], shape: tuple[int, ...], ks: Sequence[int], removed: int, words: str
+) -> Retrieval:
+    """The queries that have something to find, and how it was counted, in words.
+
+    columns: n_relevant, ap, r_precision, map_at_r and hit_at_K of every query, (q,) each; shape: (q, g).
+    """
     kept = np.flatnonzero(columns["n_relevant"])
     if not len(kept):
         raise CrossgapError(_nothing_to_find(removed))
@@ -434,7 +453,7 @@ def _mask(name: str, mask: Array, shape: tuple[int, ...]) -> np.ndarray:
     return mask
 
 
-def _check_ks(ks: Sequence[int]) -> None:
+def check_ks(ks: Sequence[int]) -> None:
     wrong = [k for k in ks if not isinstance(k, int | np.integer) or k < 1]
     if wrong:
         raise CrossgapError(f"k must be a whole number of at least 1, but is {wrong[0]!r}.")

@@ -15,7 +15,7 @@ CELLS_PER_MARK = 8
 _CELLS = (256, 2**15)  # at least and at most; float32 tells 2**15 cells apart with room to spare
 _SLACK = 0.01  # of a cell, more than rounding can move a score
 _NARROWEST = 2**-12  # range of scores
-_CHUNK = 2**21  # numbers held at a time while preparing and reading out
+_CHUNK = 2**18  # numbers held at a time while preparing and reading out
 
 
 def cells_for(marks: int) -> int:
@@ -25,8 +25,8 @@ def cells_for(marks: int) -> int:
 
 
 def bytes_per_query(marks: int) -> int:
-    """What ``ScoreCells`` keeps for a query: a key and a count a mark, a count and a flag a cell."""
-    return (8 + 4) * (marks + 1) + (4 + 1) * cells_for(marks)
+    """What ``ScoreCells`` takes for a query: a mark, its key, count and rank; a count and a flag a cell."""
+    return (4 + 8 + 4 + 4) * (marks + 1) + (4 + 1) * cells_for(marks)
 
 
 class ScoreCells:

@@ -249,6 +249,13 @@ def test_embeddings_agree_with_the_textbook(self_match):
     assert (result.hit_at[1].all()) == (self_match == "keep")
 
 
+def test_a_counted_self_match_may_raise_r_beyond_the_gallery():
+    """The only item is one query's own entry; it is removed and counted for that one, relevant to the other."""
+    queries, gallery = embed(np.eye(2), [1, 1], ["own", "other"]), embed([[1.0, 0.0]], [1], ["own"])
+    result = metrics.retrieval(queries, gallery, self_match="count")
+    assert (result.rows.tolist(), result.dropped, result.r_precision.tolist()) == ([1], 1, [1.0])
+
+
 def test_self_match_goes_by_id_wherever_it_stands():
     gallery, some = blob(20), list(range(15, 5, -1))
     queries = embed(gallery.features[some].numpy(), gallery.labels[some], gallery.ids[some])
@@ -392,7 +399,7 @@ IMAGES = embed(np.eye(3), labels=[0, 1, 0])
         (lambda: metrics.retrieval_from_similarity(GRID, ~ALL), "No query has a relevant item"),
         (lambda: metrics.retrieval(IMAGES, IMAGES, relevant=np.eye(3, dtype=bool)), "self_match='keep'"),
         (lambda: metrics.retrieval(IMAGES, IMAGES, relevant=ALL), "relevant must be boolean"),
-        (lambda: metrics.retrieval(IMAGES, IMAGES, self_match="drop"), "'remove' or 'keep'"),
+        (lambda: metrics.retrieval(IMAGES, IMAGES, self_match="drop"), "one of remove, count, keep"),
         (lambda: metrics.retrieval(embed(np.eye(3)), IMAGES), "queries have no labels"),
         (lambda: metrics.retrieval(IMAGES, broken(np.eye(3), [1])), "labels of shape"),
         (lambda: metrics.retrieval(IMAGES, embed(np.eye(4), labels=range(4))), "share one space"),
