@@ -14,6 +14,7 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.neighbors import KNeighborsClassifier
 
 from crossgap_lib import CrossgapError, Embeddings, metrics, plots, tasks
+from crossgap_lib.datasets import load_dataset
 from crossgap_lib.projection import pca_of_prompts
 from crossgap_lib.tasks import classifiers, few_shot_tables
 from crossgap_lib.tasks.classifiers import ape, ape_channels, coder, lda, linear_probe, prototype, tip_adapter, tip_x
@@ -343,6 +344,18 @@ def test_equal_rows_are_counted():
     assert tasks.equal_rows(a, both) == 2
 
 
+def test_pictures_can_be_asked_about_another_factor():
+    photos = load_dataset("world:all", n=30)
+    images = Embeddings(np.random.default_rng(0).normal(size=(30, 3)), photos.ids)
+    asked = tasks.labelled_by(images, photos, "background")
+    assert [asked.class_names[k] for k in asked.labels] == photos.factors["background"].tolist()
+    assert list(asked.class_names) == sorted(set(photos.factors["background"]))
+    with pytest.raises(CrossgapError, match="'weather' of world:all is not known"):
+        tasks.labelled_by(images, photos, "weather")
+    with pytest.raises(CrossgapError, match="row by row"):
+        tasks.labelled_by(images[:5], photos[5:10], "background")
+
+
 def by_hand(parts, k, seed, beta, alpha):
     """Which test pictures Tip-Adapter classifies rightly, every step spelt out."""
     rows = tasks.draw_support(parts.train.labels, k, seed).ravel()
@@ -510,8 +523,10 @@ def test_labels_at_line_ends_keep_their_distance():
 def test_figures_hold_every_line():
     table = pd.concat([tasks.few_shot_table(run_of()).assign(model=m) for m in ("mini-clip", "nobody")])
     known = {"mini-clip": "CLIP ViT-B", "nobody": ""}
-    figure = plots.few_shot_curves(table, tasks.published_few_shot(), known)
-    first, published, prompts, _, empty, _ = figure.axes
+    settings = [tasks.IMAGE_ONLY, tasks.WITH_PROMPTS]
+    assert len(plots.few_shot_curves(table, settings[:1]).axes) == 2
+    figure = plots.few_shot_curves(table, settings, tasks.published_few_shot(), known)
+    first, prompts, published, _, _, empty = figure.axes
     assert [len(ax.lines) >= n for ax, n in ((first, 6), (published, 4), (prompts, 13))] == [True] * 3
     assert not empty.axison
     assert published.get_title() == "published: CLIP ViT-B"

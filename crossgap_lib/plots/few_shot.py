@@ -26,24 +26,33 @@ _GAP = 0.055  # between labels, as a share of the axis
 
 
 @styled
-def few_shot_curves(measured: pd.DataFrame, reported: pd.DataFrame, stands_for: Mapping[str, str]) -> Figure:
-    """Accuracy against shots: a row for each model, the image-only methods, what is published of them, and the others.
+def few_shot_curves(
+    measured: pd.DataFrame,
+    settings: Sequence[str],
+    reported: pd.DataFrame | None = None,
+    stands_for: Mapping[str, str] | None = None,
+) -> Figure:
+    """Accuracy against shots: a row for each model, a panel for each setting and one for what is published.
 
     Args:
-        measured: rows of ``tasks.few_shot_table`` with the column model.
-        reported: columns model, classifier, projected, shots, value.
-        stands_for: measured model -> the published one beside it; "" or missing leaves the panel out.
+        measured: rows of ``tasks.few_shot_table`` with the column model; a model without a setting leaves it empty.
+        reported: columns model, classifier, projected, shots, value; without, or where no model has a counterpart,
+            there is no such panel.
+        stands_for: measured model -> the published one beside it, "" where there is none.
     """
+    known = {} if reported is None or not stands_for else stands_for
     models = list(dict.fromkeys(measured["model"]))
-    columns = ["image only", "published", *(["with prompts"] if "with prompts" in set(measured["setting"]) else [])]
-    if not set(stands_for.values()) & set(reported["model"]):
-        columns.remove("published")
-    figure, axes = new_figure(len(models), len(columns), width=4.9, height=4.1)
+    panels = [
+        *settings,
+        *(["published"] if any(known.get(m) in set(reported["model"]) for m in models if known) else []),
+    ]
+    figure, axes = new_figure(len(models), len(panels), width=4.9, height=4.1)
     for row, model in zip(axes, models, strict=True):
-        ours, theirs = measured[measured["model"] == model], reported[reported["model"] == stands_for.get(model, "")]
-        for ax, kind in zip(row, columns, strict=True):
-            table = theirs if kind == "published" else ours[ours["setting"] == kind]
-            title = f"{short_name(model)}: {kind}" if kind != "published" else f"published: {stands_for.get(model)}"
+        ours = measured[measured["model"] == model]
+        for ax, kind in zip(row, panels, strict=True):
+            name = known.get(model) if kind == "published" else model
+            table = reported[reported["model"] == name] if kind == "published" else ours[ours["setting"] == kind]
+            title = f"published: {name}" if kind == "published" else f"{short_name(model)}: {kind}"
             _curves(ax, table, title, grey=kind == "published") if len(table) else ax.set_axis_off()
     figure.legend(handles=_styles(), loc="outside lower center", ncols=3, fontsize=9)
     return figure
@@ -69,9 +78,10 @@ def _curves(ax: Axes, table: pd.DataFrame, title: str, *, grey: bool) -> None:
             ends[classifier] = (rows["value"].iloc[-1], colour)
     _axes(ax, shots, title)
     _cut(ax, table)
-    _end_labels(ax, shots[-1], ends)
     if not grey:
+        _no_zoom(ax, table)
         _typical_interval(ax, table, shots[0])
+    _end_labels(ax, shots[-1], ends)
 
 
 def _axes(ax: Axes, shots: Sequence[int], title: str) -> None:
@@ -89,17 +99,18 @@ def _cut(ax: Axes, table: pd.DataFrame) -> None:
     if shown.empty or not (below := table[lost & (table["value"] < shown.min() - 15)])["value"].size:
         return
     low, high = shown.min(), shown.max()
-    ax.set_ylim(low - 0.12 * (high - low), high + 0.06 * (high - low))
-    ax.annotate(
-        f"LDA, 1 shot: {below['value'].max():.1f}",
-        (1, 0.01),
-        (1.06, 0.05),
-        xycoords=ax.get_xaxis_transform(),
-        textcoords=ax.get_xaxis_transform(),
-        arrowprops={"arrowstyle": "->", "color": PUBLISHED},
-        fontsize=8,
-        color=PUBLISHED,
-    )
+    ax.set_ylim(low - 0.14 * (high - low), high + 0.06 * (high - low))
+    place = {"xy": (1, 0), "xytext": (1.04, 0.11), "xycoords": (frame := ax.get_xaxis_transform()), "textcoords": frame}
+    arrow = {"arrowstyle": "->", "color": PUBLISHED}
+    ax.annotate(f"LDA\n{below['value'].max():.1f}", **place, arrowprops=arrow, fontsize=8, color=PUBLISHED, va="center")
+
+
+def _no_zoom(ax: Axes, table: pd.DataFrame) -> None:
+    """An axis of at least three intervals, so that noise does not look like a difference."""
+    low, high = ax.get_ylim()
+    lacking = 3 * (table["high"] - table["low"]).median() - (high - low)
+    if lacking > 0:
+        ax.set_ylim(low - lacking / 2, high + lacking / 2)
 
 
 def _end_labels(ax: Axes, last: float, ends: Mapping[str, tuple[float, str]]) -> None:
@@ -166,7 +177,8 @@ def _gains(ax: Axes, table: pd.DataFrame, theirs: pd.DataFrame) -> None:
         error = [rows["PCA gain"] - rows["PCA gain low"], rows["PCA gain high"] - rows["PCA gain"]]
         look = {"color": colour, "marker": marker, "markersize": 5, "linewidth": 1.5, "capsize": 2}
         ax.errorbar(x, rows["PCA gain"], yerr=error, label=classifier, **look)
-    for dash, (classifier, rows) in zip(("-", "--"), theirs.groupby("classifier", sort=False), strict=False):
+    for classifier, rows in theirs.groupby("classifier"):
+        dash = "--" if classifier == "LDA" else "-"
         look = {"color": PUBLISHED, "marker": "D", "markersize": 4, "linewidth": 0.9, "linestyle": dash}
         ax.plot(rows["shots"], rows["gain"], label=f"{classifier}, published", **look)
     shots = sorted(table["shots"].unique())
@@ -174,4 +186,6 @@ def _gains(ax: Axes, table: pd.DataFrame, theirs: pd.DataFrame) -> None:
     ax.set_xlim(shots[0] / 1.2, shots[-1] * 1.2)
     ax.axhline(0, color="black", linewidth=0.8)
     ax.set_ylabel("")
-    ax.legend(fontsize=8.5)
+    handles, labels = ax.get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda k: "published" in labels[k])
+    ax.legend([handles[k] for k in order], [labels[k] for k in order], fontsize=8.5)

@@ -199,37 +199,52 @@ def _one_view(
     arrays: _Arrays, projected: bool, methods: Sequence[Method], shots: Sequence[int], seeds: Sequence[int]
 ) -> tuple[dict, list[dict]]:
     """``FewShotRun.right`` and the rows of its choices; zero-shot alone has nothing to project."""
-    right, choices = {}, []
-    for method, k in product((m for m in methods if m.scores or not projected), shots):
-        answers = [_answers(method, arrays, draw_support(arrays.labels, k, seed).ravel()) for seed in seeds]
-        right[method.setting, method.name, projected, k] = np.stack([hits for hits, _ in answers])
-        facts = {"setting": method.setting, "method": method.name, "projected": projected, "shots": k}
-        choices += [facts | {"seed": seed} | chosen for seed, (_, chosen) in zip(seeds, answers, strict=True)]
-    return right, choices
+    methods = [m for m in methods if m.scores or not projected]
+    right, choices = {(m.setting, m.name, projected, k): [] for m, k in product(methods, shots)}, []
+    for k, seed in product(shots, seeds):
+        draw = _Draw(arrays, draw_support(arrays.labels, k, seed).ravel())
+        for method in methods:
+            hits, chosen = _answers(method, draw)
+            right[method.setting, method.name, projected, k].append(hits)
+            facts = {"setting": method.setting, "method": method.name, "projected": projected, "shots": k}
+            choices.append(facts | {"seed": seed} | chosen)
+    return {key: np.stack(hits) for key, hits in right.items()}, choices
 
 
-def _answers(method: Method, arrays: _Arrays, rows: np.ndarray) -> tuple[np.ndarray, dict]:
+class _Draw:
+    """One support: what it says of each part, worked out once for all settings that ask."""
+
+    def __init__(self, arrays: _Arrays, rows: np.ndarray):
+        self.arrays = arrays
+        self._support, self._labels = arrays.train[rows], arrays.labels[rows]
+        self._known: dict[tuple, np.ndarray] = {}
+
+    def scores(self, method: Method, part: str, setting: dict) -> np.ndarray | float:
+        if method.scores is None:
+            return 0.0
+        key = (method.scores, part, *sorted(setting.items()))
+        if key not in self._known:
+            read = (self._support, self._labels, self.arrays.queries[part], *self.arrays.reads[method.reads])
+            self._known[key] = method.scores(*read, **setting)
+        return self._known[key]
+
+    def hits(self, method: Method, part: str, setting: dict, alpha: float) -> np.ndarray:
+        """Which pictures of the part are classified rightly, (n,)."""
+        base = self.arrays.zero_shot[part] if method.setting == WITH_PROMPTS else 0.0
+        return (base + alpha * self.scores(method, part, setting)).argmax(axis=1) == self.arrays.targets[part]
+
+
+def _answers(method: Method, draw: _Draw) -> tuple[np.ndarray, dict]:
     """(which test pictures are classified rightly (n,), what was chosen)."""
-    grid = {name: values for name, values in method.grid.items() if name != "alpha"}
-    settings = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
-    alphas = method.grid.get("alpha", (1.0,))
-    chosen, alpha, accuracy = settings[0], alphas[0], np.nan
-    if len(settings) * len(alphas) > 1:
-        tried = [(s, a, hits) for s in settings for a, hits in _hits(method, arrays, rows, "validation", s, alphas)]
-        chosen, alpha, hits = max(tried, key=lambda t: t[2].mean())  # the first of equal ones
-        accuracy = 100 * hits.mean()
-    ((_, right),) = _hits(method, arrays, rows, "test", chosen, (alpha,))
-    parameters = chosen | ({"alpha": alpha} if "alpha" in method.grid else {})
-    return right, {"validation": accuracy} | parameters
+    settings = [dict(zip(method.grid, values, strict=True)) for values in product(*method.grid.values())]
+    chosen, accuracy = settings[0], np.nan
+    if len(settings) > 1:
+        validated = [draw.hits(method, "validation", *_split(s)).mean() for s in settings]
+        best = int(np.argmax(validated))  # the first of equal ones
+        chosen, accuracy = settings[best], 100 * validated[best]
+    return draw.hits(method, "test", *_split(chosen)), {"validation": accuracy} | chosen
 
 
-def _hits(
-    method: Method, arrays: _Arrays, rows: np.ndarray, part: str, setting: dict, alphas: Sequence[float]
-) -> list[tuple[float, np.ndarray]]:
-    """(alpha, which pictures of the part are classified rightly (n,)) for each alpha."""
-    scores = 0.0
-    if method.scores:
-        read = (arrays.train[rows], arrays.labels[rows], arrays.queries[part], *arrays.reads[method.reads])
-        scores = method.scores(*read, **setting)
-    base = arrays.zero_shot[part] if method.setting == WITH_PROMPTS else 0.0
-    return [(alpha, (base + alpha * scores).argmax(axis=1) == arrays.targets[part]) for alpha in alphas]
+def _split(setting: dict) -> tuple[dict, float]:
+    """(what the scores take, alpha)."""
+    return {name: value for name, value in setting.items() if name != "alpha"}, setting.get("alpha", 1.0)

@@ -1,10 +1,11 @@
 """Which pictures a few-shot classifier is shown, which choose its parameters, and which it is asked about."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 
+from crossgap_lib.datasets import Dataset
 from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 
@@ -110,3 +111,20 @@ def equal_rows(a: Embeddings, b: Embeddings) -> int:
     """How many rows of ``a`` are in ``b`` bit for bit: the same picture under two names, most likely."""
     known = {row.tobytes() for row in b.features.numpy()}
     return sum(row.tobytes() in known for row in a.features.numpy())
+
+
+def labelled_by(images: Embeddings, photos: Dataset, factor: str) -> Embeddings:
+    """The same pictures, asked about one of their known factors: labels and class names are its values, sorted.
+
+    Args:
+        photos: what ``images`` were encoded from, row by row.
+
+    Raises:
+        CrossgapError: no such factor is known, or other pictures.
+    """
+    if photos.factors is None or factor not in photos.factors:
+        raise CrossgapError(f"The factor {factor!r} of {photos.name} is not known.")
+    if not np.array_equal(images.ids, photos.ids):
+        raise CrossgapError("The images must be those of the data set, row by row.")
+    names, labels = np.unique(photos.factors[factor].astype(str), return_inverse=True)
+    return replace(images, labels=labels, class_names=tuple(names.tolist()))
