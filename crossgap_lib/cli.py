@@ -26,7 +26,7 @@ SAVED = (
 FILE = click.Path(exists=True, dir_okay=False)
 DEVICE = click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ...; CUDA where there is one.")
 MODEL_HELP = "mini-clip; NAME,TAG; NAME,PATH; NAME,random; local-dir:PATH or timm:NAME."
-DATA_HELP = "world:dogs-vs-cats, world:all, dogs-vs-cats:PATH, folder:PATH or captions:FILE."
+DATA_HELP = "world:all, folder:PATH, captions:FILE, wds:FILES or a named set, see `crossgap datasets`."
 
 
 class _Polite(click.Group):
@@ -114,7 +114,7 @@ def _near(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-# ---------------------------------------------------------------- embed, pretrain, zoo, fetch
+# ---------------------------------------------------------------- embed, pretrain, zoo, fetch, datasets
 
 
 @cli.command()
@@ -184,10 +184,22 @@ def zoo(measure: bool) -> None:
 @cli.command()
 @click.argument("spec")
 def fetch(spec: str) -> None:
-    """Download weights and tokenizer of a model, for offline use."""
-    from crossgap_lib.models import fetch_model
+    """Download a model (weights and tokenizer) or a data set (NAME:PATH), for offline use."""
+    from crossgap_lib.benchmarks.table import SETS
 
-    click.echo(fetch_model(spec))
+    if spec.partition(":")[0] in SETS:
+        from crossgap_lib.benchmarks.fetch import fetch_dataset as fetch_it
+    else:
+        from crossgap_lib.models import fetch_model as fetch_it
+    click.echo(fetch_it(spec))
+
+
+@cli.command()
+def datasets() -> None:
+    """List the data sets: what they are, which tables they serve, splits, how they get here."""
+    from crossgap_lib.benchmarks.lookup import listing
+
+    click.echo(listing())
 
 
 # ---------------------------------------------------------------- invert, bench

@@ -35,7 +35,7 @@ def test_help_loads_nothing_heavy():
 
 
 def test_commands_are_those_that_work():
-    known = {"figures", "embed", "pretrain", "zoo", "fetch", "invert", "bench", "dof", "doctor"}
+    known = {"figures", "embed", "pretrain", "zoo", "fetch", "datasets", "invert", "bench", "dof", "doctor"}
     assert set(cli.cli.commands) == known
     for name in cli.cli.commands:
         assert run(name, "--help").exit_code == 0

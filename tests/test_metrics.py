@@ -279,6 +279,23 @@ def test_equal_vectors_tie_wherever_they_stand():
     np.testing.assert_allclose(result.ap, worst)
 
 
+@pytest.mark.parametrize("self_match", ["remove", "count", "keep"])
+@pytest.mark.parametrize("block_bytes", [1, metrics.BLOCK_BYTES])
+def test_excluded_items_take_no_rank(self_match, block_bytes):
+    """As if they were not in the gallery: that of each query is cut down before the ranking."""
+    x, junk = blob(30), np.random.default_rng(1).random((30, 30)) < 0.3
+    found = metrics.retrieval(x, x, exclude=junk, self_match=self_match, block_bytes=block_bytes, ks=(1, 3))
+    for k, row in enumerate(found.rows):
+        one = metrics.retrieval(x[[row]], x[~junk[row]], self_match=self_match, ks=(1, 3))
+        for name, values in one.per_query.items():
+            assert found.per_query[name][k] == pytest.approx(values[0]), name
+    own = 0 if self_match == "keep" else int((~junk.diagonal()).sum())
+    assert found.removed == junk.sum() + own
+    assert "Excluded items take no rank." in found.definition
+    with pytest.raises(CrossgapError, match="exclude must be boolean"):
+        metrics.retrieval(x, x, exclude=junk[:3])
+
+
 def test_relevance_given_or_by_label_and_block_size():
     queries, gallery = blob(9, seed=1, prefix="q"), blob(40, seed=2, prefix="g")
     by_label = metrics.retrieval(queries, gallery)
