@@ -46,6 +46,7 @@ def test_rows_are_consistent(measured, method):
         assert row["gemm_share"] == pytest.approx(1e9 * row["gflops"] / row["gemm"])
         twin = next(r for r in rows if r["batch"] == row["batch"] and r["loop"] == "textbook")
         assert row["ratio"] == pytest.approx(twin["seconds"] / row["seconds"])
+        assert row["ratio_by_count"] == pytest.approx(twin["flops"] / row["flops"])
 
 
 def test_the_engine_skips_most_of_otis_arithmetic(measured):

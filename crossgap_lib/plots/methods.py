@@ -14,6 +14,9 @@ _LOOKS = {  # method -> colour, hatch
     "OTI": (COLOURS["oti"], "//"),
     "OTI, best step": (COLOURS["oti"], ".."),
     "OVI": (COLOURS["ovi"], "\\\\"),
+    "OVI 1 patch": (COLOURS["ovi"], "\\\\"),
+    "OVI 2 patches": (COLOURS["ovi"], ".."),
+    "OVI 4 patches": (COLOURS["ovi"], "++"),
     "PCA": (COLOURS["projection"], "xx"),
 }
 _MARKS = ("o", "^", "s", "D", "P", "X", "v")
@@ -56,29 +59,33 @@ def _slope(ax: Axes, model: str, rows: pd.DataFrame, k: int, n: int) -> None:
 
 
 @styled
-def paired_bars(table: pd.DataFrame, label: str) -> Figure:
+def paired_bars(table: pd.DataFrame, label: str, *, native: str = "image") -> Figure:
     """A group of bars for each model, a bar for each method, with its interval and what is published.
 
-    ``table``: rows of ``tasks.with_published`` with the column model; ``label``: what the values are.
+    ``table``: rows of ``tasks.with_published`` with the column model; ``label``: what the values are; ``native``: the
+    modality of the original features, which gives their colour.
     """
-    groups, methods = list(dict.fromkeys(table["model"])), list(dict.fromkeys(table["method"]))
-    width = 0.8 / len(methods)
-    figure, axes = new_figure(1, 1, width=max(4.6, 1.2 + 0.62 * len(groups) * len(methods)), height=3.8)
-    ax = axes[0, 0]
-    for k, method in enumerate(methods):
-        rows = table[table["method"] == method].set_index("model").reindex(groups)
-        x = np.arange(len(groups)) + (k - (len(methods) - 1) / 2) * width
-        colour, hatch = _LOOKS.get(method, (SERIES[k % len(SERIES)], ""))
+    groups = dict(list(table.groupby("model", sort=False)))
+    width = 0.8 / max(map(len, groups.values()))
+    figure, axes = new_figure(1, 1, width=max(4.6, 1.2 + 0.62 * len(table)), height=3.8)
+    ax, seen = axes[0, 0], list(dict.fromkeys(table["method"]))
+    known = _LOOKS | {"Original": (COLOURS[native], "")}
+    for g, rows in enumerate(groups.values()):
+        x = g + (np.arange(len(rows)) - (len(rows) - 1) / 2) * width
+        looks = [known.get(m, (SERIES[seen.index(m) % len(SERIES)], "")) for m in rows["method"]]
         error = np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy())
-        bars = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.8, "label": method}
-        ax.bar(x, rows["value"], 0.92 * width, yerr=error, ecolor="black", capsize=2.5, **bars)
-        ax.plot(x, rows["published"], "D", color="white", markeredgecolor=PUBLISHED, markersize=6)
-    if table["published"].notna().any():
-        ax.plot([], [], "D", color="white", markeredgecolor=PUBLISHED, label="published")
+        bars = {"color": [c for c, _ in looks], "hatch": [h for _, h in looks], "edgecolor": "white", "linewidth": 0.8}
+        ax.bar(x, rows["value"], 0.92 * width, yerr=error, ecolor="black", capsize=2.5, label=rows["method"], **bars)
+        ax.plot(x, rows["published"], "D", color="white", markeredgecolor=PUBLISHED, markersize=6, label="published")
     ax.set_xticks(range(len(groups)), [_wrapped(short_name(name)) for name in groups])
     ax.set(ylabel=label, ylim=(0, 105))
     ax.grid(axis="x", visible=False)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=4, fontsize=9)
+    handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    if table["published"].isna().all():
+        del handles["published"]
+    ax.legend(
+        handles.values(), handles, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=len(handles), fontsize=9
+    )
     return figure
 
 

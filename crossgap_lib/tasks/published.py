@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from crossgap_lib.benchmarks.table import SETS
 from crossgap_lib.paths import DATA
 
 
@@ -43,3 +44,10 @@ _STAND_INS = {
 def counterpart(spec: str) -> str:
     """What the papers call the model ``spec``, or the model that a mini stands in for; "" where there is none."""
     return (_NAMES | _STAND_INS).get(spec.replace("-quickgelu", ""), "")
+
+
+def paper_data(spec: str, table: pd.DataFrame) -> str:
+    """What a paper's table (rows of ``published``) calls the data set ``spec``; "Average" for what it does not have."""
+    named = SETS.get(spec.partition(":")[0])
+    known = set(table["dataset"])
+    return next((name for name in (named.published if named else ()) if name in known), "Average")
