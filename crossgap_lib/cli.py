@@ -185,9 +185,8 @@ def zoo(measure: bool) -> None:
 @click.argument("spec")
 def fetch(spec: str) -> None:
     """Download a model (weights and tokenizer) or a data set (NAME:PATH), for offline use."""
-    from crossgap_lib.benchmarks.table import SETS
-
-    if spec.partition(":")[0] in SETS:
+    prefix, colon, _ = spec.partition(":")
+    if colon and prefix not in ("timm", "local-dir") and "," not in prefix:
         from crossgap_lib.benchmarks.fetch import fetch_dataset as fetch_it
     else:
         from crossgap_lib.models import fetch_model as fetch_it

@@ -11,6 +11,8 @@ import torchvision.datasets
 from click.testing import CliRunner
 
 import crossgap_lib.cli as cli
+from crossgap_lib import models
+from crossgap_lib.benchmarks import fetch
 from crossgap_lib.benchmarks.fetch import fetch_dataset
 from crossgap_lib.benchmarks.lookup import placement
 from crossgap_lib.benchmarks.table import SETS
@@ -112,6 +114,15 @@ def test_a_name_without_a_path():
         fetch_dataset("dtd:")
     with pytest.raises(CrossgapError, match=r"Did you mean: .*eurosat"):
         fetch_dataset("eurosats:x")
+
+
+def test_the_command_line_tells_sets_from_models(monkeypatch):
+    monkeypatch.setattr(models, "fetch_model", lambda spec: f"model {spec}")
+    monkeypatch.setattr(fetch, "fetch_dataset", lambda spec: f"set {spec}")
+    for spec in ("ViT-B-32,openai", "ViT-B-32,/a:b.pt", "timm:vit_base", "local-dir:x", "mini-clip"):
+        assert CliRunner().invoke(cli.cli, ["fetch", spec]).stdout == f"model {spec}\n"
+    for spec in ("dtd:x", "dtt:x", "dtd:"):
+        assert CliRunner().invoke(cli.cli, ["fetch", spec]).stdout == f"set {spec}\n"
 
 
 def test_the_command_line_lists_the_sets():

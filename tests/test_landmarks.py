@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import pickletools
+from contextlib import suppress
 from dataclasses import replace
 
 import miniatures
@@ -126,6 +127,7 @@ def test_a_malicious_pickle_is_refused_and_not_executed(tmp_path, protocol):
         (b"\x80\x02P0\n.", "damaged|the instruction PERSID"),
         (b"\x80\x02\x82\x01.", "the instruction EXT1"),
         (b"(I1\nI2\n.", "more than one value"),
+        (b"I1\nI2\n0.", "the instruction POP"),
         (b"(.", "a name where data is expected"),
         (b"a.", "instructions that do not fit each other"),
         (b"g7\n.", "a value that was not made before"),
@@ -152,6 +154,17 @@ def test_few_bytes_that_stand_for_many_values(tmp_path):
     levels = [b"(lp0\n" + b"I1\na" * 10]
     levels += [f"(lp{k}\n".encode() + f"g{k - 1}\na".encode() * 10 for k in range(1, 9)]
     refused(tmp_path, b"".join(levels) + b".", "more than|more than one value")
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.data())
+def test_a_damaged_file_is_refused_in_one_way(tmp_path_factory, data):
+    whole = pickle.dumps({"gnd": [np.arange(3), 0.5, "a"]}, protocol=data.draw(st.integers(0, pickle.HIGHEST_PROTOCOL)))
+    at, size = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(0, 4))
+    path = tmp_path_factory.getbasetemp() / "damaged.pkl"
+    path.write_bytes(whole[:at] + data.draw(st.binary(max_size=4)) + whole[at + size :])
+    with suppress(CrossgapError):
+        read_plain_pickle(path)
 
 
 def test_a_file_too_large_is_not_read(tmp_path):

@@ -110,19 +110,19 @@ class _Machine:
         else:
             raise _Refused(f"the instruction {name}")
 
-    def _pop(self, kind: type | tuple[type, ...] = object) -> Any:
+    def take(self, kind: type | tuple[type, ...] = object) -> Any:
         if not self.stack or not isinstance(self.stack[-1], kind):
             raise _Refused("instructions that do not fit each other")
         return self.stack.pop()
 
-    def _top(self, kind: type) -> Any:
-        self.stack.append(self._pop(kind))
+    def peek(self, kind: type) -> Any:
+        self.stack.append(self.take(kind))
         return self.stack[-1]
 
-    def _marked(self) -> list[Any]:
+    def above_mark(self) -> list[Any]:
         """Everything above the last mark, which goes, too."""
         items: list[Any] = []
-        while (item := self._pop()) is not _MARK:
+        while (item := self.take()) is not _MARK:
             items.append(item)
         return items[::-1]
 
@@ -130,13 +130,13 @@ class _Machine:
         self.stack.append(_MARK)
 
     def _pop_mark(self, _: None) -> None:
-        self._marked()
+        self.above_mark()
 
     def _memoize(self, _: None) -> None:
-        self.memo[len(self.memo)] = self._top(object)
+        self.memo[len(self.memo)] = self.peek(object)
 
     def _put(self, key: int) -> None:
-        self.memo[int(key)] = self._top(object)
+        self.memo[int(key)] = self.peek(object)
 
     def _get(self, key: int) -> None:
         if int(key) not in self.memo:
@@ -147,38 +147,38 @@ class _Machine:
     _binget = _long_binget = _get
 
     def _append(self, _: None) -> None:
-        item = self._pop()
-        self._top(list).append(item)
+        item = self.take()
+        self.peek(list).append(item)
 
     def _appends(self, _: None) -> None:
-        items = self._marked()
-        self._top(list).extend(items)
+        items = self.above_mark()
+        self.peek(list).extend(items)
 
     def _list(self, _: None) -> None:
-        self.stack.append(self._marked())
+        self.stack.append(self.above_mark())
 
     def _tuple(self, _: None) -> None:
-        self.stack.append(tuple(self._marked()))
+        self.stack.append(tuple(self.above_mark()))
 
     def _tuple1(self, _: None) -> None:
-        self.stack.append((self._pop(),))
+        self.stack.append((self.take(),))
 
     def _tuple2(self, _: None) -> None:
-        self.stack.append(tuple([self._pop(), self._pop()][::-1]))
+        self.stack.append(tuple([self.take(), self.take()][::-1]))
 
     def _tuple3(self, _: None) -> None:
-        self.stack.append(tuple([self._pop(), self._pop(), self._pop()][::-1]))
+        self.stack.append(tuple([self.take(), self.take(), self.take()][::-1]))
 
     def _dict(self, _: None) -> None:
-        self.stack.append(_pairs(self._marked()))
+        self.stack.append(_pairs(self.above_mark()))
 
     def _setitem(self, _: None) -> None:
-        value, key = self._pop(), self._pop()
-        self._top(dict).update(_pairs([key, value]))
+        value, key = self.take(), self.take()
+        self.peek(dict).update(_pairs([key, value]))
 
     def _setitems(self, _: None) -> None:
-        items = self._marked()
-        self._top(dict).update(_pairs(items))
+        items = self.above_mark()
+        self.peek(dict).update(_pairs(items))
 
     def _global(self, words: str) -> None:
         if words not in _NAMES:
@@ -186,16 +186,16 @@ class _Machine:
         self.stack.append(_Name(_NAMES[words]))
 
     def _stack_global(self, _: None) -> None:
-        name, module = self._pop(str), self._pop(str)
+        name, module = self.take(str), self.take(str)
         self._global(f"{module} {name}")
 
     def _reduce(self, _: None) -> None:
-        arguments, name = self._pop(tuple), self._pop(_Name)
+        arguments, name = self.take(tuple), self.take(_Name)
         self.stack.append(_made(name, arguments))
 
     def _build(self, _: None) -> None:
-        state = self._pop()
-        self._top((_Array, _Dtype)).build(state)
+        state = self.take()
+        self.peek((_Array, _Dtype)).build(state)
 
 
 def _pairs(items: list[Any]) -> dict[Any, Any]:
