@@ -19,7 +19,7 @@ from PIL import Image
 from crossgap_lib import metrics
 from crossgap_lib.benchmarks.ground_truth import LARGEST, read_plain_pickle
 from crossgap_lib.benchmarks.landmarks import read_truth
-from crossgap_lib.benchmarks.retrieval import load_retrieval
+from crossgap_lib.benchmarks.retrieval import concatenated, load_retrieval
 from crossgap_lib.datasets import load_dataset
 from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError, UnreadableImage
@@ -308,6 +308,9 @@ def test_distractors_are_read_where_they_lie(tmp_path):
     assert [grey_of(task.gallery, k) for k in (0, 5, 6, 7, 8)] == [1, 6, 0, 1, 10]
     with pytest.raises(UnreadableImage, match="0001"):
         task.gallery.picture(9)
+    parts = [task.queries, load_dataset(f"wds:{pattern}")]
+    digests = {concatenated("x", parts, prefixes).fingerprint for prefixes in (("", "a/"), ("", "b/"), ("c/", "a/"))}
+    assert len(digests) == 3  # ids are kept with encoded pictures
     (tmp_path / "empty").mkdir()
     with pytest.raises(CrossgapError, match="No distractor pictures"):
         load_retrieval(f"roxford5k:{root}", distractors=str(tmp_path / "empty"))

@@ -145,7 +145,8 @@ def concatenated(name: str, parts: Sequence[Dataset], prefixes: Sequence[str]) -
     ends = np.cumsum([len(part) for part in parts])  # (parts,)
     ids = np.concatenate([np.char.add(prefix, part.ids) for prefix, part in zip(prefixes, parts, strict=True)])
     load = partial(_load_of, tuple(part.load for part in parts), ends)
-    return Dataset(name, ids, load, digest(part.fingerprint.encode() for part in parts))
+    made = digest(f"{prefix}\0{part.fingerprint}".encode() for prefix, part in zip(prefixes, parts, strict=True))
+    return Dataset(name, ids, load, made)
 
 
 def _load_of(loads: tuple[Callable[[int], Image.Image], ...], ends: np.ndarray, i: int) -> Image.Image:
