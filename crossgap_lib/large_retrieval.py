@@ -179,11 +179,12 @@ def _groups(pairs: RelevantPairs, budget: int) -> Iterator[np.ndarray]:
 
 @contextmanager
 def _workers(device: torch.device) -> Iterator[ThreadPoolExecutor]:
-    """A thread of single-threaded kernels for each of torch's: on a CPU they need not wait for each other."""
+    """On a CPU, a thread of single-threaded kernels for each of torch's threads: they need not wait for each other."""
     threads = torch.get_num_threads()
-    n = threads if device.type == "cpu" else 1
+    workers, inside = (threads, 1) if device.type == "cpu" else (1, threads)
+    torch.set_num_threads(inside)
     try:
-        with ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(inside,)) as pool:
             yield pool
     finally:
         torch.set_num_threads(threads)
@@ -203,11 +204,14 @@ class _Search:
     def ranks(self) -> np.ndarray:
         """(q, r) of the relevant items, best first, 0 where a query has fewer."""
         cells = self._marked()
-        step = min(self.sizes.queries, -(-len(self.x) // self.sizes.workers))
-        for start in bar(range(0, len(self.gallery), self.sizes.rows), desc="gallery"):
-            block = slice(start, min(start + self.sizes.rows, len(self.gallery)))
-            count = partial(self._count, cells, block, self.gallery.rows(block).to(self.x.device))
-            list(self.pool.map(count, _slices(0, len(self.x), step)))
+        tiles = _slices(0, len(self.x), min(self.sizes.queries, -(-len(self.x) // self.sizes.workers)))
+        blocks = _slices(0, len(self.gallery), self.sizes.rows)
+        coming = self.pool.submit(self.gallery.rows, blocks[0])
+        for block, following in bar(zip(blocks, [*blocks[1:], None], strict=True), desc="gallery", total=len(blocks)):
+            y = coming.result().to(self.x.device)
+            if following:
+                coming = self.pool.submit(self.gallery.rows, following)
+            list(self.pool.map(partial(self._count, cells, block, y), tiles))
         return cells.ranks().cpu().numpy()
 
     def _count(self, cells: ScoreCells, block: slice, y: Tensor, tile: slice) -> None:
@@ -223,7 +227,7 @@ class _Search:
         codes, n = self.pairs.query_codes[self.group], self.pairs.n_relevant[self.group]
         marks = self.x.new_full((len(self.x), self.pairs.most(self.group)), torch.inf)
         error = max(self.pool.map(partial(self._mark, codes, marks), np.unique(codes)))
-        return ScoreCells(marks, torch.from_numpy(n), _tolerance(error, int(n.sum()), self.x.shape[1]))
+        return ScoreCells(marks, torch.from_numpy(n), _tolerance(error, int(n.sum()), self.x.shape[1]), self.pool.map)
 
     def _mark(self, codes: np.ndarray, marks: Tensor, code: int) -> float:
         """Fills in the relevant scores of a class; the largest error of float32 products among them."""

@@ -227,7 +227,9 @@ def test_cells_count_what_a_loop_counts(data):
     cells = ScoreCells(torch.from_numpy(marks.copy()), torch.from_numpy(n), 2e-6)
     noisy = torch.from_numpy(scores + rng.uniform(-1e-6, 1e-6, scores.shape).astype(np.float32))
     for part in (slice(0, 11), slice(11, 30)):
-        cells.add(slice(0, q), noisy[:, part], lambda i, j, part=part: torch.from_numpy(scores[:, part])[i, j])
+        cells.add(
+            slice(0, q), noisy[:, part].contiguous(), lambda i, j, part=part: torch.from_numpy(scores[:, part])[i, j]
+        )
     for row in range(q):
         best_first = np.sort(marks[row, : n[row]])[::-1]
         ranks = [i + 1 + int((scores[row] >= mark).sum()) for i, mark in enumerate(best_first)]
@@ -324,6 +326,7 @@ def test_the_benchmark_measures_what_it_says(monkeypatch, tmp_path):
     assert set(result) >= {"seconds", "gflops", "gemm_gflops", "ratio", "peak_bytes", "difference"}
     assert result["gflops"] == pytest.approx(2 * 40 * 3000 * 16 / result["seconds"] / 1e9)
     assert result["gemm_share"] == pytest.approx(result["gflops"] / result["gemm_gflops"])
+    assert result["cpu_share"] > 0
     assert result["ratio"] == pytest.approx(result["textbook_seconds_a_query"] * 40 / result["seconds"])
     assert result["imagenet_seconds"] == pytest.approx(result["seconds"] * 50_000 * 1_281_167 / (40 * 3000))
     assert result["difference"] < 1e-6
