@@ -1,6 +1,7 @@
 """Tasks made inter- or intra-modal: against plain loops over the same inverted features; the protocol's switches."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from crossgap_lib import metrics, tasks
@@ -30,7 +31,7 @@ def ap_by_hand(scores, relevant):
 
 def test_text_text_queries_find_the_other_captions_of_their_picture(mini, pictures):
     _, firsts, captions = pictures
-    found = tasks.text_text_methods(mini, firsts, captions, n_patches=2, steps=2)
+    found = tasks.text_text_methods(mini, firsts, captions, n_patches=2, steps=2, self_match="remove")
     inverted = ovi(mini, firsts, n_patches=2, steps=2, cache=False)
     for method, queries in ((ORIGINAL, firsts), (OVI, inverted)):
         scores = (queries.features @ captions.features.T).numpy()
@@ -40,13 +41,31 @@ def test_text_text_queries_find_the_other_captions_of_their_picture(mini, pictur
             assert found[method].ap[row] == pytest.approx(expected, abs=1e-6)
 
 
-def test_first_captions_may_be_queries_alone(mini, pictures):
-    _, firsts, captions = pictures
-    found = tasks.text_text_methods(mini, firsts, captions, steps=2, first_captions="out")
-    rest = captions[[k for k in range(36) if k % 3]]
-    np.testing.assert_allclose(found[ORIGINAL].ap, metrics.retrieval(firsts, rest).ap)
+def test_captions_of_the_world_are_searched(mini):
+    queries, gallery, options = tasks.texts_to_search(mini, "world:all", n_texts=6, n_captions=3)
+    assert (len(queries), len(gallery), options) == (6, 18, {"self_match": "remove"})
+    others = tasks.texts_to_search(mini, "world:all", n_texts=6, n_captions=3, first_captions="out")[1]
+    assert set(gallery.ids) - set(others.ids) == set(queries.ids)
+    assert tasks.texts_to_search(mini, "world:all", n_texts=6, n_captions=1) is None
     with pytest.raises(CrossgapError, match="'in' or 'out'"):
-        tasks.text_text_methods(mini, firsts, captions, first_captions="maybe")
+        tasks.texts_to_search(mini, "world:all", first_captions="maybe")
+
+
+def test_named_texts_keep_their_judgements_when_drawn(mini, tmp_path):
+    for part, rows in {
+        "corpus": [{"_id": f"c{k}", "text": f"a {kind}"} for k, kind in enumerate(("dog", "cat", "fish", "tree"))],
+        "queries": [{"_id": f"q{k}", "text": f"a photo of a {kind}"} for k, kind in enumerate(("tree", "dog", "cat"))],
+        "qrels": [{"query-id": "q0", "corpus-id": "c3"}, {"query-id": "q1", "corpus-id": "c0"}]
+        + [{"query-id": "q2", "corpus-id": c} for c in ("c1", "c2")],
+    }.items():
+        (tmp_path / part).mkdir()
+        pd.DataFrame(rows).to_parquet(tmp_path / part / "train-00000-of-00001.parquet")
+    queries, gallery, options = tasks.texts_to_search(mini, f"nano-fever:{tmp_path}", n_texts=2, seed=3)
+    wanted = {"a photo of a tree": {"a tree"}, "a photo of a dog": {"a dog"}, "a photo of a cat": {"a cat", "a fish"}}
+    for text, row in zip(queries.texts, options["relevant"], strict=True):
+        assert set(gallery.texts[row]) == wanted[text]
+    found = tasks.text_text_methods(mini, queries, gallery, steps=2, **options)
+    assert found[ORIGINAL].means["ap"] > 0.7
 
 
 def test_zero_shot_inverts_one_side_at_a_time(mini, pictures):

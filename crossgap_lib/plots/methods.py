@@ -81,11 +81,11 @@ def paired_bars(table: pd.DataFrame, label: str, *, native: str = "image") -> Fi
     ax.set(ylabel=label, ylim=(0, 105))
     ax.grid(axis="x", visible=False)
     handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    if table["published"].isna().all():
-        del handles["published"]
-    ax.legend(
-        handles.values(), handles, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=len(handles), fontsize=9
-    )
+    published = handles.pop("published")
+    if table["published"].notna().any():
+        handles["published"] = published
+    columns = max(2, int(figure.get_figwidth() / 1.5))
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, fontsize=9)
     return figure
 
 

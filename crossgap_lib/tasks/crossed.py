@@ -7,7 +7,7 @@ a gain of the first kind of change and a loss of the second.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -29,30 +29,21 @@ IMAGE_TO_TEXT, TEXT_TO_IMAGE = "image-to-text", "text-to-image"
 
 def text_text_methods(
     model: "DualEncoder",
-    firsts: Embeddings,
-    captions: Embeddings,
+    queries: Embeddings,
+    gallery: Embeddings,
     *,
     n_patches: int = 1,
     steps: int = 1000,
-    first_captions: str = "in",
     seed: int = 0,
+    **options: Any,
 ) -> dict[str, metrics.Retrieval]:
-    """The first caption of each picture as query, its other captions to be found: Cross the Gap, Sec. 5.2, Table 2.
+    """Text-text retrieval by the queries' own features and by their OVI: Cross the Gap, Sec. 5.2, Table 2, A1 and A5.
 
-    Args:
-        firsts: (q, d) the queries, labelled by picture.
-        captions: (n, d) all captions, labelled by picture. The query itself (equal id) is taken out of its gallery.
-        first_captions: "in": the gallery is "all captions in the dataset", as in the paper; "out": first captions are
-            queries alone.
-
-    Raises:
-        CrossgapError: another word for ``first_captions``.
+    ``queries`` (q, d), ``gallery`` (g, d) and ``options`` are what ``texts_to_search`` gives.
     """
-    if first_captions not in ("in", "out"):
-        raise CrossgapError(f"first_captions must be 'in' or 'out' of the gallery, but is {first_captions!r}.")
-    gallery = captions if first_captions == "in" else captions[~np.isin(captions.ids, firsts.ids)]
-    inverted = ovi(model, firsts, n_patches=n_patches, steps=steps, seed=seed)
-    return {ORIGINAL: metrics.retrieval(firsts, gallery), OVI: metrics.retrieval(inverted, gallery)}
+    inverted = ovi(model, queries, n_patches=n_patches, steps=steps, seed=seed)
+    sides = {ORIGINAL: queries, OVI: inverted}
+    return {method: metrics.retrieval(side, gallery, **options) for method, side in sides.items()}
 
 
 def zero_shot_methods(

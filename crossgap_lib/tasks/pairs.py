@@ -1,11 +1,10 @@
 """Sets to compare: image-text pairs, caption sets, and samples of the similarities between two sets."""
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crossgap_lib.benchmarks.retrieval import RetrievalSet
 from crossgap_lib.datasets import Dataset, load_dataset
 from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.encoding import encode_images, encode_texts
@@ -112,22 +111,6 @@ def texts_of(model: "DualEncoder", images: Embeddings) -> Embeddings:
 def drawn(photos: Dataset, n: int, seed: int = 0) -> Dataset:
     """At most n pictures, drawn with ``seed`` and in drawn order: folders list one class after the other."""
     return photos[np.random.default_rng(seed).permutation(len(photos))[:n]]
-
-
-def queries_and_gallery(
-    model: "DualEncoder", found: RetrievalSet, *, n_queries: int = 0, n_gallery: int = 0, seed: int = 0
-) -> tuple[Embeddings, Embeddings, dict[str, Any]]:
-    """Encoded queries (q, d) and gallery (g, d) of a retrieval task, and its options of ``metrics.retrieval``.
-
-    ``n_queries`` and ``n_gallery`` draw a sample with ``seed``; 0 takes all. Where both are one set, the queries are
-    the first pictures of the gallery.
-    """
-    gallery = encode_images(model, drawn(found.gallery, n_gallery or len(found.gallery), seed))
-    if found.queries is found.gallery:
-        queries = gallery[: n_queries or len(gallery)]
-    else:
-        queries = encode_images(model, drawn(found.queries, n_queries or len(found.queries), seed))
-    return queries, gallery, found.options(queries, gallery)
 
 
 def with_captions(data: str, n: int, n_captions: int) -> Dataset:
