@@ -12,7 +12,7 @@ _HOME = {
     "DualEncoder": "encoders",
     "Embeddings": "embeddings",
     "Inversion": "inversion",
-    "StoredGallery": "large_retrieval",
+    "StoredGallery": "stored_gallery",
     "accelerate": "fewer_steps",
     "encode_images": "encoding",
     "encode_texts": "encoding",

@@ -10,8 +10,9 @@ What is guaranteed: a float32 product decides nothing that its rounding could ch
 of a relevant score is computed again in float64 and rounded to float32, which is the similarity ``metrics.retrieval``
 ranks by. So equal rows, such as features stored in half precision, tie wherever they stand, and neither the sizes of
 blocks nor the order of the gallery nor the device changes a rank. The tolerance is the worst case of a product of unit
-vectors, d * 2^-24, or, where 2^17 relevant pairs were measured, twice the largest error among them: it lies ten
-standard deviations out. Where a float64 product decides, its own error (1e-16) can, as there.
+vectors, d * 2^-24, or, where 2^17 relevant pairs were measured, twice the largest error among them: of so many normal
+errors the largest lies beyond four standard deviations, and one in 10^15 or fewer lies beyond twice that. Where a
+float64 product decides, its own error (1e-16) can, as there.
 
 ``metrics.retrieval`` sorts each query's whole row and takes any relevance; it is for some ten thousand items.
 """
@@ -23,19 +24,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from crossgap_lib import metrics
-from crossgap_lib.embeddings import Embeddings, normalised
+from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.progress import bar
 from crossgap_lib.relevant_pairs import RelevantPairs, own_rows
 from crossgap_lib.score_cells import ScoreCells, bytes_per_query
+from crossgap_lib.stored_gallery import StoredGallery
 
 MEMORY = 2**29
 _MOST_ROWS = 8192  # of the gallery at a time, where memory allows
@@ -44,39 +44,6 @@ _LOADING = 6  # float32 copies of a block while it is read and normalised
 _RECOMPUTED = {"cpu": 128, "cuda": 2**16}  # pairs whose products are made anew at a time
 _MANY_PAIRS = 2**17  # whose largest rounding error tells that of all others
 _LEAST_MEMORY = 2**20
-
-
-@dataclass(frozen=True, eq=False)
-class StoredGallery:
-    """A gallery that stays where it is, and what retrieval must know of its rows.
-
-    Attributes:
-        features: (n, d) of any precision; a memory-mapped ``.npy``, an HDF5 or zarr array, a tensor: whatever gives
-            rows for a slice and for increasing row numbers. Rows are normalised as ``Embeddings`` does.
-        labels: (n,) whole numbers.
-        ids: (n,) names, or None: then no row can be recognised as the query itself.
-    """
-
-    features: Any
-    labels: np.ndarray
-    ids: np.ndarray | None = None
-
-    @classmethod
-    def open(cls, path: str | Path, labels: np.ndarray, ids: np.ndarray | None = None) -> StoredGallery:
-        """A ``.npy`` file, mapped into memory and not read. Raises CrossgapError where it can't be."""
-        try:
-            return cls(np.load(path, mmap_mode="r", allow_pickle=False), labels, ids)
-        except (OSError, ValueError) as error:
-            raise CrossgapError(f"{path} can't be read as a .npy file of features.") from error
-
-    def __len__(self) -> int:
-        return self.features.shape[0]
-
-    def rows(self, which: slice | np.ndarray) -> Tensor:
-        """(m, d) float32, unit norm. Raises CrossgapError for NaN, infinity and rows of zeros."""
-        if isinstance(self.features, Tensor):
-            return normalised(self.features[which if isinstance(which, slice) else torch.from_numpy(which)])
-        return normalised(self.features[which])
 
 
 def streamed_retrieval(
@@ -96,8 +63,8 @@ def streamed_retrieval(
         self_match: "remove", "count" or "keep" the gallery's entry with the query's own id, as for ``retrieval``.
         ks: ranks of R@k.
         device: where products are computed; CUDA where there is one.
-        memory: bytes for all that is made on the way, features given not counted. More of it means that the
-            gallery is read less often.
+        memory: bytes for all that is made on the way. Features given are not counted, nor are the pages of a mapped
+            file, which the system takes back when it needs them. More memory: the gallery is read less often.
 
     Raises:
         CrossgapError: NaN or zero rows, dimensions or labels that do not fit, a gallery without ids where self-matches

@@ -181,6 +181,7 @@ def retrieval(
     it out but counts it in the R of R-Precision and mAP@R, as the released Cross-the-Gap code does; "keep" leaves it
     in, as paired rows with equal ids need.
     ks: ranks of R@k. block_bytes bounds the working memory: the (q, g) matrix never exists as a whole.
+    Each query's row is sorted: for more than some ten thousand items take ``streamed_retrieval``, which counts.
     Raises CrossgapError for empty, non-finite or non-unit features, dimensions, labels or relevance that do
     not fit, k < 1, or when no query has a relevant item.
     """

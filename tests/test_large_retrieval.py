@@ -17,9 +17,10 @@ from crossgap_lib import bench, bench_retrieval, large_retrieval, metrics, score
 from crossgap_lib.cli import cli
 from crossgap_lib.embeddings import Embeddings, normalised
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.large_retrieval import StoredGallery, streamed_retrieval
+from crossgap_lib.large_retrieval import streamed_retrieval
 from crossgap_lib.relevant_pairs import RelevantPairs
 from crossgap_lib.score_cells import ScoreCells
+from crossgap_lib.stored_gallery import StoredGallery
 
 KS = (1, 3)
 MIB = 2**20
