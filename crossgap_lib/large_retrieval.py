@@ -29,9 +29,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossgap_lib import metrics
 from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.metrics.checks import check_ks
+from crossgap_lib.metrics.ranking import Retrieval, collected, in_words
 from crossgap_lib.progress import bar
 from crossgap_lib.relevant_pairs import RelevantPairs, own_rows
 from crossgap_lib.score_cells import ScoreCells, bytes_per_query
@@ -40,6 +41,7 @@ from crossgap_lib.stored_gallery import StoredGallery
 MEMORY = 2**29
 _MOST_ROWS = 8192  # of the gallery at a time, where memory allows
 _PRODUCT_BYTES = 4 + 4 + 8 + 1  # a product: itself, its cell as float32 and int64, whether that holds a relevant score
+_PAIR_BYTES = 16  # an item's place among its label's, and the code of that
 _LOADING = 6  # float32 copies of a block while it is read and normalised
 _RECOMPUTED = {"cpu": 128, "cuda": 2**16}  # pairs whose products are made anew at a time
 _MANY_PAIRS = 2**17  # whose largest rounding error tells that of all others
@@ -54,7 +56,7 @@ def streamed_retrieval(
     ks: Sequence[int] = (1, 5, 10),
     device: str | torch.device | None = None,
     memory: int = MEMORY,
-) -> metrics.Retrieval:
+) -> Retrieval:
     """Rank a large gallery for every query by cosine similarity, as ``metrics.retrieval`` does, by counting.
 
     Args:
@@ -70,14 +72,14 @@ def streamed_retrieval(
         CrossgapError: NaN or zero rows, dimensions or labels that do not fit, a gallery without ids where self-matches
             are to be found, k < 1, too little memory, or no query with a relevant item.
     """
-    metrics.check_ks(ks)
-    words = metrics.in_words(self_match, "equal label")
+    check_ks(ks)
+    words = in_words(self_match, "equal label")
     gallery = _stored(gallery)
     _check(queries, gallery, self_match, memory)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     own = np.full(len(queries), -1) if self_match == "keep" else own_rows(queries.ids, gallery.ids)  # (q,), -1: none
     pairs = RelevantPairs(queries.labels, np.asarray(gallery.labels), own)
-    sizes = _Sizes.within(memory, gallery.features.shape[1], device)
+    sizes = _Sizes.within(memory, tuple(gallery.features.shape), device)
     columns = _empty_columns(len(queries), ks)
     columns["n_relevant"] = pairs.n_relevant
     with _workers(device) as pool:
@@ -87,7 +89,7 @@ def streamed_retrieval(
             counted = pairs.own_relevant[group] if self_match == "count" else 0
             for name, values in _measure(ranks, pairs.n_relevant[group], counted, ks).items():
                 columns[name][group] = values
-    return metrics.collected(columns, (len(queries), len(gallery)), ks, int((own >= 0).sum()), words)
+    return collected(columns, (len(queries), len(gallery)), ks, int((own >= 0).sum()), words)
 
 
 # Numbers from ranks -----------------------------------------------------------------------------------------
@@ -128,11 +130,12 @@ class _Sizes:
     workers: int
 
     @classmethod
-    def within(cls, memory: int, d: int, device: torch.device) -> _Sizes:
+    def within(cls, memory: int, shape: tuple[int, int], device: torch.device) -> _Sizes:
+        g, d = shape
         workers, most = (torch.get_num_threads(), 256) if device.type == "cpu" else (1, 4096)
         rows = int(np.clip(memory // (8 * 4 * d * _LOADING), 16, _MOST_ROWS))
         queries = int(np.clip(memory // (8 * rows * _PRODUCT_BYTES * workers), 1, most))
-        return cls(memory // 2, rows, queries, workers)
+        return cls(max(memory // 2 - _PAIR_BYTES * g, memory // 8), rows, queries, workers)
 
 
 def _groups(pairs: RelevantPairs, budget: int) -> Iterator[np.ndarray]:
