@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from hashlib import blake2b
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.hub import cached_first
+from crossgap_lib.projectors import Projector, projector_of, taken_away, with_one
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -109,23 +111,37 @@ class DualEncoder:
         return ids
 
     @torch.no_grad()
-    def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """Image features, not normalised: (b, 3, h, w) -> (b, embed_dim) float32 on the model's device."""
+    def encode_pixels(self, pixels: Tensor, *, before_projection: bool = False) -> Tensor:
+        """Image features, not normalised: (b, 3, h, w) -> (b, embed_dim) float32 on the model's device.
+
+        ``before_projection``: what the last linear map takes, (b, ``projector("image").columns``).
+        """
         encode = getattr(self.net, "encode_image", self.net)  # a timm model is its own image tower
-        with self.autocast():
-            return encode(pixels.to(self.device)).float()
+        return self._encode(encode, pixels, "image", before_projection)
 
     @torch.no_grad()
-    def encode_tokens(self, ids: Tensor) -> Tensor:
+    def encode_tokens(self, ids: Tensor, *, before_projection: bool = False) -> Tensor:
         """Text features, not normalised: (b, context_length) ids -> (b, embed_dim) float32.
+
+        ``before_projection``: what the last linear map takes, (b, ``projector("text").columns``).
 
         Raises CrossgapError for an image-only model and for ids of another length.
         """
         self._need_text()
         if ids.ndim != 2 or ids.shape[1] != self.context_length:
             raise CrossgapError(f"{self.name} takes ids (b, {self.context_length}), not {tuple(ids.shape)}.")
-        with self.autocast():
-            return self.net.encode_text(ids.to(self.device)).float()
+        return self._encode(self.net.encode_text, ids, "text", before_projection)
+
+    def _encode(self, encode: Callable[[Tensor], Tensor], inputs: Tensor, side: str, before_projection: bool) -> Tensor:
+        with taken_away(self.net, side) if before_projection else nullcontext(), self.autocast():
+            features = encode(inputs.to(self.device)).float()
+        return with_one(features) if before_projection and self.projector(side).bias is not None else features
+
+    def projector(self, side: str) -> Projector:
+        """The last linear map of the "image" or the "text" encoder. Raises CrossgapError where there is none."""
+        if side == "text":
+            self._need_text()
+        return projector_of(self.net, side)
 
     @cached_property
     def fingerprint(self) -> str:

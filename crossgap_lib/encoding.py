@@ -55,7 +55,7 @@ def _decode(dataset: "Dataset", row: int, preprocess: Any) -> Tensor | Unreadabl
         return error
 
 
-def _pixel_batches(model: "DualEncoder", dataset: "Dataset", size: int) -> Iterator[list[Tensor | UnreadableImage]]:
+def pixel_batches(model: "DualEncoder", dataset: "Dataset", size: int) -> Iterator[list[Tensor | UnreadableImage]]:
     """Decoded batches, the next one being read by threads while the encoder works on this one."""
     starts = range(0, len(dataset), size)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
@@ -70,36 +70,50 @@ def _pixel_batches(model: "DualEncoder", dataset: "Dataset", size: int) -> Itera
             yield [future.result() for future in current]
 
 
-def encode_images(model: "DualEncoder", dataset: "Dataset", *, batch_size: int = 64, cache: bool = True) -> Embeddings:
+def encode_images(
+    model: "DualEncoder",
+    dataset: "Dataset",
+    *,
+    before_projection: bool = False,
+    batch_size: int = 64,
+    cache: bool = True,
+) -> Embeddings:
     """Image features of a data set: (n - skipped, d).
 
     Pictures that can't be decoded are skipped; ``meta["skipped"]`` lists why, path first, and ``skip_report`` says it.
+    ``before_projection``: what the encoder's last linear map takes (``projection.isoclip``); ``meta`` says so.
 
     Raises:
-        CrossgapError: the data set is empty; NothingReadable: none of its pictures can be decoded.
+        CrossgapError: the data set is empty, or the encoder does not end in a linear map; NothingReadable: none of its
+            pictures can be decoded.
     """
     if len(dataset) == 0:
         raise CrossgapError(f"{dataset.name} holds no pictures.")
     labels = None if dataset.labels is None else dataset.labels.tolist()
     facts = (dataset.fingerprint, dataset.class_names, labels, _first_captions(dataset))  # all that is kept
-    key = _key("image", model.fingerprint, model.precision, *facts)
-    return _cached(key, lambda: _encode_images(model, dataset, batch_size), cache)
+    key = _key("image", model.fingerprint, model.precision, *facts, *_stage(before_projection))
+    return _cached(key, lambda: _encode_images(model, dataset, batch_size, before_projection), cache)
+
+
+def _stage(before_projection: bool) -> tuple[str, ...]:
+    return ("before projection",) if before_projection else ()
 
 
 def _first_captions(dataset: "Dataset") -> list[str] | None:
     return None if dataset.captions is None else [several[0] for several in dataset.captions]
 
 
-def _encode_images(model: "DualEncoder", dataset: "Dataset", batch_size: int) -> Embeddings:
+def _encode_images(model: "DualEncoder", dataset: "Dataset", batch_size: int, before_projection: bool) -> Embeddings:
     features, kept, skipped = [], [], []
     progress = bar(total=len(dataset), desc="encoding pictures", unit="picture")
-    for start, batch in enumerate(_pixel_batches(model, dataset, batch_size)):
+    for start, batch in enumerate(pixel_batches(model, dataset, batch_size)):
         rows = range(start * batch_size, start * batch_size + len(batch))
         readable = [(row, p) for row, p in zip(rows, batch, strict=True) if not isinstance(p, UnreadableImage)]
         skipped += [str(p) for p in batch if isinstance(p, UnreadableImage)]
         if readable:
             kept += [row for row, _ in readable]
-            features.append(model.encode_pixels(torch.stack([p for _, p in readable])).float().cpu())
+            pixels = torch.stack([p for _, p in readable])
+            features.append(model.encode_pixels(pixels, before_projection=before_projection).float().cpu())
         progress.update(len(batch))
     if not features:
         raise NothingReadable(dataset.name, skipped)
@@ -111,8 +125,12 @@ def _encode_images(model: "DualEncoder", dataset: "Dataset", batch_size: int) ->
         class_names=dataset.class_names,
         modality="image",
         texts=None if captions is None else [captions[row] for row in kept],
-        meta={"model": model.name, "dataset": dataset.name, "skipped": skipped},
+        meta={"model": model.name, "dataset": dataset.name, "skipped": skipped, **_stage_note(before_projection)},
     )
+
+
+def _stage_note(before_projection: bool) -> dict[str, bool]:
+    return {"before_projection": True} if before_projection else {}
 
 
 def skip_report(embeddings: Embeddings) -> str:
@@ -136,10 +154,11 @@ def encode_texts(
     ids: Sequence[str] | None = None,
     labels: Sequence[int] | None = None,
     class_names: Sequence[str] = (),
+    before_projection: bool = False,
     batch_size: int = 256,
     cache: bool = True,
 ) -> Embeddings:
-    """Text features: (n, d). ``ids`` default to text-000000, ...
+    """Text features: (n, d). ``ids`` default to text-000000, ...; ``before_projection`` as for ``encode_images``.
 
     Raises:
         CrossgapError: no texts, something that is not a string, or a model without a text encoder.
@@ -149,11 +168,15 @@ def encode_texts(
         raise CrossgapError("encode_texts needs at least one text, and strings only.")
     ids = [f"text-{k:06d}" for k in range(len(texts))] if ids is None else list(ids)
 
+    def encode(part: list[str]) -> Tensor:
+        return model.encode_tokens(model.tokenize(part), before_projection=before_projection).float().cpu()
+
     def compute() -> Embeddings:
         starts = bar(range(0, len(texts), batch_size), desc="encoding texts", unit="batch")
-        features = [model.encode_tokens(model.tokenize(texts[s : s + batch_size])).float().cpu() for s in starts]
-        meta = {"model": model.name}
+        features = [encode(texts[s : s + batch_size]) for s in starts]
+        meta = {"model": model.name, **_stage_note(before_projection)}
         return Embeddings(torch.cat(features), ids, labels, tuple(class_names), "text", texts, meta)
 
-    facts = (list(ids), None if labels is None else list(map(int, labels)), tuple(class_names))
+    columns = (list(ids), None if labels is None else list(map(int, labels)), tuple(class_names))
+    facts = (*columns, *_stage(before_projection))
     return _cached(_key("text", model.fingerprint, model.precision, texts, *facts), compute, cache)

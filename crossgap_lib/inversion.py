@@ -105,7 +105,8 @@ def oti(
         images: (n, d) image features of the same model.
         n_tokens: pseudo-tokens, learned together.
         steps: gradient steps; the paper uses 150.
-        template: the prompt before the pseudo-tokens, or its token ids (before, after) without a tokenizer.
+        template: the prompt before the pseudo-tokens, or around them where it holds a "{}" (Cross the Gap, Table A9);
+            or its token ids (before, after) without a tokenizer.
         snapshots: numbers of updates after which the features are kept as well.
         seed: noise is drawn from (seed, id) for each sample, so neither order nor batch matters.
         paper: the released code's batch-dependent eps.
@@ -147,13 +148,29 @@ def ovi(
 
 
 def template_ids(model: "DualEncoder", template: str) -> tuple[Tensor, Tensor]:
-    """Token ids before and after the pseudo-tokens: where a further word would be inserted, seen by trying it."""
-    without, with_word = model.tokenize([template.strip(), f"{template.strip()} x".strip()]).cpu()
+    """Token ids before and after the pseudo-tokens, which stand at "{}" or else at the end of the template.
+
+    Raises:
+        CrossgapError: more than one "{}", a template that fills the context, or one whose words before the "{}" are
+            tokenised otherwise when more words follow.
+    """
+    if template.count("{}") > 1:
+        raise CrossgapError(f"The template {template!r} has more than one place for the pseudo-tokens.")
+    head, _, tail = (part.strip() for part in template.partition("{}"))
+    at = _end_of(model, head)
+    alone, whole = model.tokenize([head, f"{head} {tail}".strip()]).cpu()
+    if not torch.equal(alone[:at], whole[:at]):
+        raise CrossgapError(f"The tokenizer of {model.name} joins what stands around the {{}} of {template!r}.")
+    return whole[:at], whole[at:]
+
+
+def _end_of(model: "DualEncoder", text: str) -> int:
+    """Where a further word would be inserted, seen by trying it."""
+    without, with_word = model.tokenize([text, f"{text} x".strip()]).cpu()
     differing = (without != with_word).nonzero()
     if len(differing) == 0:
-        raise CrossgapError(f"The template {template!r} fills the whole context; there is no room for pseudo-tokens.")
-    at = int(differing[0])
-    return without[:at], without[at:]
+        raise CrossgapError(f"The template {text!r} fills the whole context; there is no room for pseudo-tokens.")
+    return int(differing[0])
 
 
 # ---------------------------------------------------------------- the loop

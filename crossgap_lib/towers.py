@@ -126,6 +126,13 @@ class TextTower:
         found = ids.argmax() if self.pool_type == "argmax" else (ids == self.eos_id).int().argmax()
         return int(found)
 
+    def _filled(self, ids: Tensor) -> int:
+        """How many of (L,) ids are no padding: up to EOT, or up to the first of equal ids at the end."""
+        if self.pool_type not in ("first", "last"):
+            return self._pooled_position(ids) + 1
+        others = (ids != ids[-1]).nonzero()
+        return int(others[-1]) + 2 if len(others) else 1
+
     def encoder(self, template: tuple[Tensor, Tensor], n_tokens: int) -> Encode:
         """The map from pseudo-tokens (b, n_tokens, width) to features (b, d), the rest of the prompt being constant.
 
@@ -136,10 +143,11 @@ class TextTower:
         """
         before, after = (part.to(self.tower.positional_embedding.device) for part in template)
         slots = torch.full((n_tokens,), -1, device=before.device)
-        ids = torch.cat([before, slots, after])[: self.context_length]  # the padding gives way
-        if len(before) + n_tokens + 1 > self.context_length:
-            room = self.context_length - len(before) - 1
-            raise CrossgapError(f"{n_tokens} pseudo-tokens don't fit: after the template there is room for {room}.")
+        ids = torch.cat([before, slots, after])
+        if (needed := self._filled(ids)) > self.context_length:
+            room = max(0, self.context_length - needed + n_tokens)
+            raise CrossgapError(f"{n_tokens} pseudo-tokens don't fit: beside the template there is room for {room}.")
+        ids = ids[: self.context_length]  # the padding gives way
         pooled = self._pooled_position(ids)
         if self.causal:  # positions after the pooled one change nothing
             ids = ids[: pooled + 1]

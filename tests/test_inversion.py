@@ -164,6 +164,45 @@ def test_templates_of_the_paper(cats_and_dogs, template):
     assert_same_path(ours, textbook_oti(model, images[:8], (before, after), 1, 3))
 
 
+@pytest.mark.parametrize("n_tokens", [1, 2])
+@pytest.mark.parametrize("template", ["a photo of {} on the left", "{} with a hat", "We see {} in this photo"])
+def test_text_may_stand_on_both_sides(cats_and_dogs, template, n_tokens):
+    """The slots are where the word dog would be; words that the mini does not know are its unknown word."""
+    model, images, _ = cats_and_dogs
+    words = template.replace("{}", " ".join(["dog"] * n_tokens))
+    ids, first = model.tokenize(words), 1 + words.split().index("dog")
+    noise = initial_noise(images.ids[:8], (n_tokens, TextTower(model.net).width), seed=0)
+    slots = list(range(first, first + n_tokens))
+    forward = lambda tokens: textbook.text_features(model.net, ids, slots, tokens)  # noqa: E731
+    ours = oti(model, images[:8], n_tokens=n_tokens, steps=3, template=template, cache=False)
+    assert_same_path(ours, textbook.invert(forward, images[:8].features, noise, 3))
+
+
+def test_a_place_at_the_end_is_the_default(cats_and_dogs):
+    model, *_ = cats_and_dogs
+    for plain, placed in (("a photo of", "a photo of {}"), ("", "{}")):
+        for ours, theirs in zip(template_ids(model, plain), template_ids(model, placed), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_templates_that_leave_no_room_are_refused(cats_and_dogs):
+    model, images, _ = cats_and_dogs
+    with pytest.raises(CrossgapError, match="more than one place"):
+        template_ids(model, "{} and {}")
+    long = "a photo of {} on the left" + " with a hat" * 5  # SOT, 3 + 18 words, EOT: 23 of 24
+    assert oti(model, images[:1], template=long, steps=1, cache=False).tokens.shape[1] == 1
+    with pytest.raises(CrossgapError, match="2 pseudo-tokens don't fit: beside the template there is room for 1"):
+        oti(model, images[:1], n_tokens=2, template=long, steps=1, cache=False)
+
+
+def test_room_beside_the_template_in_siglip(siglip_b16):
+    before, after = torch.tensor([262, 1069]), torch.cat([torch.arange(5, 60), torch.ones(7, dtype=torch.long)])
+    tower = TextTower(siglip_b16.net)  # 2 + 55 ids, and at least one of the equal ids at the end
+    assert tower.encoder((before, after), 6)(torch.zeros(1, 6, 768)).shape == (1, 768)
+    with pytest.raises(CrossgapError, match="there is room for 6"):
+        tower.encoder((before, after), 7)
+
+
 def test_repeats_are_nearest_neighbour():
     runs = torch.bincount(_repeats(4, 49)).tolist()
     assert runs == [13, 12, 12, 12]
