@@ -417,6 +417,7 @@ IMAGES = embed(np.eye(3), labels=[0, 1, 0])
         (lambda: metrics.retrieval(IMAGES, IMAGES, relevant=np.eye(3, dtype=bool)), "self_match='keep'"),
         (lambda: metrics.retrieval(IMAGES, IMAGES, relevant=ALL), "relevant must be boolean"),
         (lambda: metrics.retrieval(IMAGES, IMAGES, self_match="drop"), "one of remove, count, keep"),
+        (lambda: metrics.retrieval(IMAGES, IMAGES, ap="median"), "one of mean, trapezoid"),
         (lambda: metrics.retrieval(embed(np.eye(3)), IMAGES), "queries have no labels"),
         (lambda: metrics.retrieval(IMAGES, broken(np.eye(3), [1])), "labels of shape"),
         (lambda: metrics.retrieval(IMAGES, embed(np.eye(4), labels=range(4))), "share one space"),
@@ -443,6 +444,14 @@ def test_refuses_in_one_sentence(call, says):
         call()
     assert says in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_trapezoids_by_a_worked_example():
+    """Relevant at ranks 1 and 3 of 4: (1 + 1) / 2 at the first, (1/2 + 2/3) / 2 at the second, over two positives."""
+    scores, relevant = np.array([[0.9, 0.8, 0.7, 0.6]]), np.array([[True, False, True, False]])
+    result = metrics.retrieval_from_similarity(scores, relevant, ap="trapezoid")
+    assert result.ap[0] == pytest.approx((1 + (1 / 2 + 2 / 3) / 2) / 2)
+    assert "trapezoid" in result.definition
 
 
 # Real vectors -----------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ class RetrievalSet:
     gallery: Dataset  # (g,)
     protocol: str  # in words
     self_match: str = "keep"  # of metrics.retrieval: "remove" where queries and gallery are one set
+    ap: str = "mean"  # of metrics.retrieval: "trapezoid" where the set's own evaluation has it
     relevant: dict[str, frozenset[str]] | None = None  # query id -> gallery ids; None: equal label
     junk: dict[str, frozenset[str]] = field(default_factory=dict)  # query id -> gallery ids that take no rank
 
@@ -38,13 +39,14 @@ class RetrievalSet:
         """Options of ``metrics.retrieval`` for Embeddings of these pictures, found by id: some may have been skipped.
 
         Returns:
-            self_match, and where labels do not say it, relevant and exclude, bool (q, g).
+            self_match, ap, and where labels do not say it, relevant and exclude, bool (q, g).
         """
+        how = {"self_match": self.self_match, "ap": self.ap}
         if self.relevant is None:
-            return {"self_match": self.self_match}
+            return how
         masks = {"relevant": self.relevant, "exclude": self.junk}
         row_of = {name: row for row, name in enumerate(gallery.ids)}
-        return {"self_match": self.self_match, **{key: _mask(queries.ids, row_of, masks[key]) for key in masks}}
+        return how | {key: _mask(queries.ids, row_of, masks[key]) for key in masks}
 
 
 def _mask(query_ids: np.ndarray, row_of: dict[str, int], wanted: dict[str, frozenset[str]]) -> np.ndarray:
@@ -109,7 +111,7 @@ def _landmarks(
     if distractors:
         gallery = concatenated(spec, [gallery, _distractors(distractors)], ("", "distractors/"))
     words = _words(_said(difficulty, crop, distractors), queries, gallery, f"judged {difficulty}")
-    return RetrievalSet(spec, queries, gallery, words, relevant=relevant, junk=junk)
+    return RetrievalSet(spec, queries, gallery, words, ap="trapezoid", relevant=relevant, junk=junk)
 
 
 def _judged(truth: GroundTruth, difficulty: str) -> tuple[dict[str, frozenset[str]], dict[str, frozenset[str]]]:
@@ -125,8 +127,8 @@ def _said(difficulty: str, crop: bool, distractors: str | None) -> str:
     box = "cropped to their box" if crop else "not cropped"
     more = f", with distractors of {distractors}" if distractors else ""
     return (
-        f"queries are {box}{more}; positives are {positive}, {junk} take no rank; AP is the mean of precision at the "
-        "positives (Radenovic's script averages it with the precision just before each)"
+        f"queries are {box}{more}; positives are {positive}, {junk} take no rank; AP is the area "
+        "under the precision-recall curve, by trapezoids"
     )
 
 

@@ -1,14 +1,13 @@
-"""Pure measures: features or similarities in, numbers out.
+"""Retrieval: one definition of a ranking serves every number here (``RANKING``).
 
-One definition of a ranking serves every retrieval metric here (``RANKING``): ties count against the method,
-so no number depends on the order of the gallery, and a collapsed encoder scores its worst case, not its luck.
+Ties count against the method, so no number depends on the order of the gallery, and a collapsed encoder scores its
+worst case, not its luck.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,12 +15,14 @@ import pandas as pd
 import torch
 
 from crossgap_lib.errors import CrossgapError, did_you_mean
+from crossgap_lib.metrics.bootstrap import bootstrap_interval
+from crossgap_lib.metrics.checks import check_grid, check_ks, finite, labels_of, mask_of, numpy_of, two_sets
 
 if TYPE_CHECKING:
     from crossgap_lib.embeddings import Embeddings
 
     Array = np.ndarray | torch.Tensor
-    Vectors = Embeddings | Array
+
 
 RANKING = (
     "The gallery is ranked by descending similarity in float32; ties count against the method: "
@@ -29,12 +30,14 @@ RANKING = (
 )
 BLOCK_BYTES = 2**27  # working memory for one block of queries: some 170 of them for a gallery of 25 000
 BYTES_PER_ENTRY = 32  # similarity, sort key, hits and precision of one (query, gallery item) pair
-BOOTSTRAP_RESAMPLES = 1000
-_KEPT_RESAMPLES = 4096  # values up to which resamples are kept: 32 MB
 _SELF_MATCH = {
     "remove": "The query itself (equal id) is removed. ",
     "count": "The query itself (equal id) is removed, but counted in R. ",
     "keep": "Self-matches are kept. ",
+}
+_AP = {
+    "mean": "AP: the mean of precision at the relevant items.",
+    "trapezoid": "AP: the area under the precision-recall curve by the trapezoid rule (Radenovic et al. 2018).",
 }
 _LAST = np.int64(2) ** 40  # a sort key behind every float32 score; even, so it reads as irrelevant
 
@@ -49,9 +52,9 @@ def ranked_relevance(similarity: Array, relevant: Array, exclude: Array | None =
     moves behind the whole gallery and counts as irrelevant: it takes no rank before any other item.
     Raises CrossgapError for NaN or infinite similarities, no queries, an empty gallery, or other shapes.
     """
-    _check_grid(similarity.shape)
-    similarity = _finite(similarity, "the similarity matrix")  # (q, g) float32
-    relevant = _mask("relevant", relevant, similarity.shape)
+    check_grid(similarity.shape)
+    similarity = finite(similarity, "the similarity matrix")  # (q, g) float32
+    relevant = mask_of("relevant", relevant, similarity.shape)
     # IEEE floats order like their bits, once the negative ones are flipped; + 0.0 makes -0.0 equal to 0.0.
     bits = (similarity + np.float32(0)).view(np.int32)
     bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)
@@ -59,21 +62,23 @@ def ranked_relevance(similarity: Array, relevant: Array, exclude: Array | None =
     key *= 2
     key += relevant  # the low bit carries relevance through the sort and puts irrelevant ties first
     if exclude is not None:
-        key[_mask("exclude", exclude, similarity.shape)] = _LAST
+        key[mask_of("exclude", exclude, similarity.shape)] = _LAST
     key.sort(axis=1)
     return (key & 1).astype(bool)
 
 
 def average_precision(similarity: Array, relevant: Array) -> float:
     """AP of one query, similarity (g,), relevant bool (g,): the mean of precision at the relevant ones."""
-    similarity, relevant = _numpy(similarity)[None], _numpy(relevant)[None]  # (1, g)
+    similarity, relevant = numpy_of(similarity)[None], numpy_of(relevant)[None]  # (1, g)
     return float(retrieval_from_similarity(similarity, relevant, ks=()).ap[0])
 
 
-def _measure(ranked: np.ndarray, ks: Iterable[int], counted: np.ndarray | int = 0) -> dict[str, np.ndarray]:
+def _measure(
+    ranked: np.ndarray, ks: Iterable[int], counted: np.ndarray | int = 0, ap: str = "mean"
+) -> dict[str, np.ndarray]:
     """Every per-query number from ranked relevance (q, g). Without a relevant item the numbers are zero.
 
-    ``counted``: (q,) removed items that R of the numbers at R counts all the same.
+    ``counted``: (q,) removed items that R of the numbers at R counts all the same. ``ap``: a key of ``_AP``.
     """
     n_relevant = ranked.sum(axis=1)  # (q,) counted after self-matches are gone
     found = np.maximum(n_relevant, 1)
@@ -81,45 +86,23 @@ def _measure(ranked: np.ndarray, ks: Iterable[int], counted: np.ndarray | int = 
     ranks = np.arange(1, ranked.shape[1] + 1)
     hits = np.cumsum(ranked, axis=1, dtype=np.int32)  # (q, g) relevant items up to each rank
     precision = np.where(ranked, hits / ranks, 0.0)  # (q, g) precision at the rank of each relevant item
+    summed = precision if ap == "mean" else (precision + np.where(ranked, _before(hits, ranked, ranks), 0.0)) / 2
     hit_at = {f"hit_at_{k}": hits[:, min(k, len(ranks)) - 1] > 0 for k in ks}
     return {
         "n_relevant": n_relevant,
-        "ap": precision.sum(axis=1) / found,
+        "ap": summed.sum(axis=1) / found,
         "r_precision": hits[np.arange(len(r)), np.minimum(r, len(ranks)) - 1] / r,
         "map_at_r": np.where(ranks <= r[:, None], precision, 0.0).sum(axis=1) / r,
         **hit_at,
     }
 
 
+def _before(hits: np.ndarray, ranked: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """(q, g) precision of the ranking that ends just before each rank; 1 of the empty one, as in Radenovic's script."""
+    return np.where(ranks > 1, (hits - ranked) / np.maximum(ranks - 1, 1), 1.0)
+
+
 # Retrieval --------------------------------------------------------------------------------------------------
-
-
-def bootstrap_interval(values: np.ndarray, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
-    """Bootstrap interval of a mean: percentiles over resamples of the values (n,).
-
-    Raises:
-        CrossgapError: a level that is no probability.
-    """
-    if not 0 < level < 1:
-        raise CrossgapError(f"level must lie between 0 and 1, but is {level}.")
-    means = _resampled_means(np.asarray(values, float), seed)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def _resampled_means(values: np.ndarray, seed: int) -> np.ndarray:
-    if len(values) <= _KEPT_RESAMPLES:
-        return _resamples(len(values), seed) @ values / len(values)
-    rng = np.random.default_rng(seed)
-    return np.array([rng.choice(values, len(values)).mean() for _ in range(BOOTSTRAP_RESAMPLES)])
-
-
-@lru_cache(maxsize=4)
-def _resamples(n: int, seed: int) -> np.ndarray:
-    """How often each of n values is in each resample, (resamples, n): drawn once for all methods that it serves."""
-    rng = np.random.default_rng(seed)
-    counts = [np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(BOOTSTRAP_RESAMPLES)]
-    return np.array(counts, dtype=float)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +153,7 @@ def retrieval(
     relevant: Array | None = None,
     exclude: Array | None = None,
     self_match: str = "remove",
+    ap: str = "mean",
     ks: Sequence[int] = (1, 5, 10),
     block_bytes: int = BLOCK_BYTES,
 ) -> Retrieval:
@@ -180,16 +164,17 @@ def retrieval(
     self_match: "remove" takes the query's own entry (equal id) out of its gallery before R is counted; "count" takes
     it out but counts it in the R of R-Precision and mAP@R, as the released Cross-the-Gap code does; "keep" leaves it
     in, as paired rows with equal ids need.
+    ap: "mean" of precision at the relevant items, or "trapezoid", as the evaluation of ROxford and RParis has it.
     ks: ranks of R@k. block_bytes bounds the working memory: the (q, g) matrix never exists as a whole.
     Each query's row is sorted: for more than some ten thousand items take ``streamed_retrieval``, which counts.
     Raises CrossgapError for empty, non-finite or non-unit features, dimensions, labels or relevance that do
     not fit, k < 1, or when no query has a relevant item.
     """
-    words = in_words(self_match, "equal label" if relevant is None else "as given for each pair")
-    q, g = _two_sets(queries, gallery, ("queries", "gallery"))  # (q, d), (g, d)
+    words = in_words(self_match, "equal label" if relevant is None else "as given for each pair", ap)
+    q, g = two_sets(queries, gallery, ("queries", "gallery"))  # (q, d), (g, d)
     is_relevant = _relevance(queries, gallery, relevant, (len(q), len(g)))
     is_self = None if self_match == "keep" else _equal(queries.ids, gallery.ids)
-    junk = None if exclude is None else _mask("exclude", exclude, (len(q), len(g)))
+    junk = None if exclude is None else mask_of("exclude", exclude, (len(q), len(g)))
     words += "" if junk is None else " Excluded items take no rank."
 
     def block(rows: slice) -> _Block:
@@ -199,14 +184,20 @@ def retrieval(
         # Float64 products, rounded to float32 by the ranking: equal vectors tie exactly wherever they stand.
         return q[rows] @ g.T, hit, out
 
-    return _collect(block, (len(q), len(g)), ks, block_bytes, words, counted=self_match == "count")
+    return _collect(block, (len(q), len(g)), ks, block_bytes, words, counted=self_match == "count", ap=ap)
 
 
-def in_words(self_match: str, relevance: str) -> str:
-    """What a cosine ranking counts as its own and as relevant; raises CrossgapError for an unknown ``self_match``."""
+def in_words(self_match: str, relevance: str, ap: str = "mean") -> str:
+    """What a cosine ranking counts as its own, as relevant and as AP; raises CrossgapError for unknown settings."""
     if self_match not in _SELF_MATCH:
         raise CrossgapError(f"self_match must be one of {', '.join(_SELF_MATCH)}, but is {self_match!r}.")
-    return f"Similarity is the cosine. {_SELF_MATCH[self_match]}Relevant: {relevance}."
+    return f"Similarity is the cosine. {_SELF_MATCH[self_match]}Relevant: {relevance}. {_in_words(ap)}"
+
+
+def _in_words(ap: str) -> str:
+    if ap not in _AP:
+        raise CrossgapError(f"ap must be one of {', '.join(_AP)}, but is {ap!r}.")
+    return _AP[ap]
 
 
 def retrieval_from_similarity(
@@ -214,20 +205,21 @@ def retrieval_from_similarity(
     relevant: Array,
     exclude: Array | None = None,
     *,
+    ap: str = "mean",
     ks: Sequence[int] = (1, 5, 10),
     block_bytes: int = BLOCK_BYTES,
 ) -> Retrieval:
     """The same from any similarity (q, g), with relevant and exclude bool (q, g); raises as ``retrieval``."""
-    similarity = _numpy(similarity)
-    _check_grid(similarity.shape)
-    relevant = _mask("relevant", relevant, similarity.shape)
-    exclude = None if exclude is None else _mask("exclude", exclude, similarity.shape)
+    similarity = numpy_of(similarity)
+    check_grid(similarity.shape)
+    relevant = mask_of("relevant", relevant, similarity.shape)
+    exclude = None if exclude is None else mask_of("exclude", exclude, similarity.shape)
 
     def block(rows: slice) -> _Block:
         return similarity[rows], relevant[rows], None if exclude is None else exclude[rows]
 
-    words = "Similarity, relevance and exclusions: as given for each pair."
-    return _collect(block, similarity.shape, ks, block_bytes, words)
+    words = f"Similarity, relevance and exclusions: as given for each pair. {_in_words(ap)}"
+    return _collect(block, similarity.shape, ks, block_bytes, words, ap=ap)
 
 
 def mean_average_precision(queries: Embeddings, gallery: Embeddings, **options: Any) -> float:
@@ -263,7 +255,9 @@ def _collect(
     ks: Sequence[int],
     block_bytes: int,
     words: str,
+    *,
     counted: bool = False,
+    ap: str = "mean",
 ) -> Retrieval:
     """Measure block after block, and keep the queries that have something to find.
 
@@ -274,11 +268,10 @@ def _collect(
     for rows in _blocks(shape, block_bytes):
         similarity, relevant, exclude = block(rows)
         own = (relevant & exclude).sum(axis=1) if counted else 0
-        parts.append(_measure(ranked_relevance(similarity, relevant, exclude), ks, own))
+        parts.append(_measure(ranked_relevance(similarity, relevant, exclude), ks, own, ap))
         removed += 0 if exclude is None else int(exclude.sum())
-    return collected(
-        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, shape, ks, removed, words
-    )
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return collected(columns, shape, ks, removed, words)
 
 
 def collected(
@@ -320,175 +313,11 @@ def _relevance(
 ) -> Callable[[slice], np.ndarray]:
     """Rows of queries -> bool (rows, g)."""
     if relevant is not None:
-        return _mask("relevant", relevant, shape).__getitem__
-    return _equal(_labels("queries", queries, shape[0]), _labels("gallery", gallery, shape[1]))
+        return mask_of("relevant", relevant, shape).__getitem__
+    return _equal(labels_of("queries", queries, shape[0]), labels_of("gallery", gallery, shape[1]))
 
 
 def _equal(left: np.ndarray, right: np.ndarray) -> Callable[[slice], np.ndarray]:
     """Rows of left (q,) -> bool (rows, g): where left equals right (g,). Strings are compared as integers."""
     codes = np.unique(np.concatenate([left, right]), return_inverse=True)[1]
     return lambda rows: codes[: len(left)][rows, None] == codes[len(left) :]
-
-
-# Classification ---------------------------------------------------------------------------------------------
-
-
-def accuracy(predicted: Array, labels: Array) -> float:
-    """Share of predicted (n,) that equal labels (n,)."""
-    predicted, labels = _numpy(predicted), _numpy(labels)
-    if predicted.shape != labels.shape or predicted.ndim != 1 or not len(predicted):
-        raise CrossgapError(
-            f"Accuracy needs as many predictions as labels, (n,) each and n > 0, but the shapes are "
-            f"{predicted.shape} and {labels.shape}."
-        )
-    return float((predicted == labels).mean())
-
-
-def zero_shot_accuracy(images: Embeddings, class_prompts: Embeddings) -> float:
-    """Accuracy of the prompt nearest to each image; images.labels index the prompts.
-
-    Of equally near prompts the first wins. Raises CrossgapError without labels or with labels beyond them.
-    """
-    x, prompts = _two_sets(images, class_prompts, ("images", "class prompts"))  # (n, d), (c, d)
-    labels = _labels("images", images, len(x))
-    if labels.min() < 0 or labels.max() >= len(prompts):
-        raise CrossgapError(
-            f"The labels of the images run from {labels.min()} to {labels.max()}, which does not index "
-            f"{len(prompts)} class prompts."
-        )
-    return accuracy((x @ prompts.T).astype(np.float32).argmax(axis=1), labels)
-
-
-# Geometry ---------------------------------------------------------------------------------------------------
-
-
-def gap_vector(images: Vectors, texts: Vectors) -> np.ndarray:
-    """Centroid of the images minus centroid of the texts, float64 (d,): Cross the Gap, Eq. 7.
-
-    Takes Embeddings or unit-norm (n, d) and (m, d); n and m may differ.
-    """
-    x, y = _two_sets(images, texts, ("images", "texts"))
-    return x.mean(axis=0) - y.mean(axis=0)
-
-
-def modality_gap(images: Vectors, texts: Vectors) -> float:
-    """Length of ``gap_vector``, in [0, 2]: Cross the Gap, Eq. 7 and Table A2, after Liang et al. 2022."""
-    return float(np.linalg.norm(gap_vector(images, texts)))
-
-
-def alignment(left: Vectors, right: Vectors, alpha: float = 2) -> float:
-    """Mean distance ** alpha of positive pairs, row i to row i, (n, d) each: Wang & Isola 2020. 0 is best."""
-    x, y = _two_sets(left, right, ("left", "right"))
-    if len(x) != len(y):
-        raise CrossgapError(f"Alignment pairs row i with row i, but there are {len(x)} and {len(y)} rows.")
-    return float((np.linalg.norm(x - y, axis=1) ** alpha).mean())
-
-
-def uniformity(vectors: Vectors, t: float = 2) -> float:
-    """Log of the mean of exp(-t * squared distance) over distinct pairs of (n, d), n > 1: Wang & Isola 2020.
-
-    0 for a collapsed set, lower is more even. Holds n (n - 1) / 2 distances: sample above some 10 000 rows.
-    """
-    x = _vectors(vectors, "vectors")
-    if len(x) < 2:
-        raise CrossgapError("Uniformity needs at least two vectors.")
-    return float(torch.pdist(torch.from_numpy(x)).square().mul(-t).exp().mean().log())
-
-
-def overlap_coefficient(a: Array, b: Array, bins: int | np.ndarray = 100) -> float:
-    """Overlap of two samples of similarities (any shape), in [0, 1]: 1 where alike, 0 where disjoint.
-
-    The sum over common bins of the smaller of the two normalised histograms, as one number for the histograms
-    of Cross the Gap, Fig. A1 and Reevaluating, Fig. 2. Symmetric. ``bins`` equal bins span the smallest to
-    the largest value of both samples together; pass edges (bins + 1,) to fix them, and hand the same edges to
-    the plot. Samples smaller than the number of bins read too low.
-    """
-    a, b = _finite(a, "the first sample").ravel(), _finite(b, "the second sample").ravel()
-    both = np.concatenate([a, b]).astype(np.float64)  # so that bins narrower than float32 can't collapse
-    edges = np.histogram_bin_edges(both, bins)
-    if both.min() < edges[0] or both.max() > edges[-1]:
-        raise CrossgapError(
-            f"The bins span {edges[0]:.4g} to {edges[-1]:.4g}, but the samples span {both.min():.4g} to "
-            f"{both.max():.4g}."
-        )
-    counts_a, counts_b = np.histogram(both[: len(a)], edges)[0], np.histogram(both[len(a) :], edges)[0]
-    # Over one common denominator the sum is of whole numbers: exactly symmetric, and exactly 1 for equals.
-    return float(np.minimum(counts_a * len(b), counts_b * len(a)).sum() / (len(a) * len(b)))
-
-
-# Checks -----------------------------------------------------------------------------------------------------
-
-
-def _numpy(values: Array) -> np.ndarray:
-    """Any array or tensor as numpy; half precisions, which numpy may not know, become float32."""
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        values = (values.float() if values.is_floating_point() and values.itemsize < 4 else values).numpy()
-    return np.asarray(values)
-
-
-def _finite(values: Array, name: str) -> np.ndarray:
-    """Float32 of any shape, finite and not empty."""
-    with np.errstate(over="ignore"):  # beyond float32 reads as infinite, which is refused below
-        values = _numpy(values).astype(np.float32, order="C")  # sums along rows round alike in one layout
-    if not values.size:
-        raise CrossgapError(f"Nothing to measure: {name} is empty.")
-    if not np.isfinite(values).all():
-        raise CrossgapError(f"{name[0].upper()}{name[1:]} holds NaN or infinite values.")
-    return values
-
-
-def _check_grid(shape: tuple[int, ...]) -> None:
-    if len(shape) != 2 or 0 in shape:
-        raise CrossgapError(
-            f"Similarities must be (queries, gallery), at least one of each, but their shape is {shape}."
-        )
-
-
-def _mask(name: str, mask: Array, shape: tuple[int, ...]) -> np.ndarray:
-    mask = _numpy(mask)
-    if mask.shape != shape or mask.dtype != bool:
-        raise CrossgapError(
-            f"{name} must be boolean of shape (queries, gallery) = {shape}, but is {mask.dtype} {mask.shape}."
-        )
-    return mask
-
-
-def check_ks(ks: Sequence[int]) -> None:
-    wrong = [k for k in ks if not isinstance(k, int | np.integer) or k < 1]
-    if wrong:
-        raise CrossgapError(f"k must be a whole number of at least 1, but is {wrong[0]!r}.")
-
-
-def _labels(name: str, embeddings: Embeddings, n: int) -> np.ndarray:
-    if embeddings.labels is None:
-        raise CrossgapError(f"The {name} have no labels, which this measure needs.")
-    labels = _numpy(embeddings.labels)
-    if labels.shape != (n,):
-        raise CrossgapError(f"The {name} have {n} rows, but labels of shape {labels.shape}.")
-    return labels
-
-
-def _two_sets(left: Vectors, right: Vectors, names: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
-    x, y = _vectors(left, names[0]), _vectors(right, names[1])
-    if x.shape[1] != y.shape[1]:
-        raise CrossgapError(
-            f"Features must share one space, but {names[0]} have {x.shape[1]} dimensions and {names[1]} {y.shape[1]}."
-        )
-    return x, y
-
-
-def _vectors(vectors: Vectors, name: str) -> np.ndarray:
-    """Features of Embeddings, or an array of them: float64 (n, d), finite, of unit norm."""
-    x = _numpy(getattr(vectors, "features", vectors)).astype(np.float64)
-    if x.ndim != 2 or not x.size:
-        raise CrossgapError(f"The {name} must be features (n, d) with n > 0, but their shape is {x.shape}.")
-    if not np.isfinite(x).all():
-        raise CrossgapError(f"NaN or infinite values in the features of the {name}.")
-    norms = np.linalg.norm(x, axis=1)
-    if np.abs(norms - 1).max() > 0.01:  # loose enough for half-precision files
-        raise CrossgapError(
-            f"The features of the {name} must have unit norm, but norms run from {norms.min():.4g} to "
-            f"{norms.max():.4g}."
-        )
-    return x

@@ -1,0 +1,40 @@
+"""Pure measures: features or similarities in, numbers out."""
+
+from crossgap_lib.metrics.bootstrap import bootstrap_interval
+from crossgap_lib.metrics.classification import accuracy, zero_shot_accuracy
+from crossgap_lib.metrics.geometry import alignment, gap_vector, modality_gap, overlap_coefficient, uniformity
+from crossgap_lib.metrics.ranking import (
+    BLOCK_BYTES,
+    RANKING,
+    Retrieval,
+    average_precision,
+    map_at_r,
+    mean_average_precision,
+    r_precision,
+    ranked_relevance,
+    recall_at_k,
+    retrieval,
+    retrieval_from_similarity,
+)
+
+__all__ = [
+    "BLOCK_BYTES",
+    "RANKING",
+    "Retrieval",
+    "accuracy",
+    "alignment",
+    "average_precision",
+    "bootstrap_interval",
+    "gap_vector",
+    "map_at_r",
+    "mean_average_precision",
+    "modality_gap",
+    "overlap_coefficient",
+    "r_precision",
+    "ranked_relevance",
+    "recall_at_k",
+    "retrieval",
+    "retrieval_from_similarity",
+    "uniformity",
+    "zero_shot_accuracy",
+]
