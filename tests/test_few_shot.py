@@ -482,6 +482,50 @@ def test_the_table_counts_draws_and_pictures():
     assert compared.loc[4].tolist() == pytest.approx(row[["PCA gain", "PCA gain low", "PCA gain high"]].tolist())
 
 
+def test_gains_of_pca_are_compared_picture_by_picture():
+    run = run_of()
+    share = lambda *key: run.right[tasks.IMAGE_ONLY, *key].mean(axis=0)  # noqa: E731
+    one = share("Prototype", True, 1) - share("Prototype", False, 1)
+    other = share("LDA", True, 4) - share("LDA", False, 4)
+    gain, low, high = tasks.compare_pca_gains(run, ("Prototype", 1), ("LDA", 4))
+    assert gain == pytest.approx(100 * np.mean(one - other))
+    assert (low, high) == pytest.approx(tuple(100 * v for v in metrics.bootstrap_interval(one - other)))
+
+
+def test_methods_through_texts_are_compared_with_the_others():
+    run = run_of(shots=(1, 2))
+    table = tasks.through_texts(run, tasks.WITH_PROMPTS, projected=True)
+    assert table[["one", "other", "shots"]].to_numpy().tolist() == [
+        *(["Tip-X", "APE", 1], ["Tip-X", "APE", 2], ["Tip-X", "LDA", 2]),
+        *(["CODER", "APE", 1], ["CODER", "APE", 2], ["CODER", "LDA", 2]),
+    ]
+    coder_right, lda_right = (
+        run.right[tasks.WITH_PROMPTS, name, projected, 2].mean()
+        for name, projected in (("CODER", False), ("LDA", True))
+    )
+    assert table["gain"].iloc[-1] == pytest.approx(100 * (coder_right - lda_right))
+    assert table["projected"].all()
+
+
+def test_names_help_the_question_they_belong_to():
+    # Two independent factors, each along an axis of its own.
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(2, size=(2, 240))
+    features = np.stack([2 * first - 1, 2 * second - 1, 0 * first], axis=1) + 0.5 * rng.normal(size=(240, 3))
+
+    def question(labels):
+        parts = np.split(np.arange(240), [40, 60])
+        return tasks.FewShotSplit(*(Embeddings(features[p], [f"r{k}" for k in p], labels[p]) for p in parts))
+
+    prompts = {"first": [[1, 0, 1], [-1, 0, 1]], "second": [[0, 1, 1], [0, -1, 1]]}
+    names = {f: pca_of_prompts(Embeddings(np.array(rows), modality="text")) for f, rows in prompts.items()}
+    table = tasks.along_names({"first": question(first), "second": question(second)}, names, seeds=range(3))
+    cells = table.pivot(index="asked about", columns="compared along", values="accuracy")
+    assert list(table["classes"]) == [2] * 6
+    for own, other in (("first", "second"), ("second", "first")):
+        assert cells.loc[own, f"names of {own}"] > cells.loc[own, "everything"] > cells.loc[own, f"names of {other}"]
+
+
 def test_table_two_is_written_as_published():
     reported = tasks.published_few_shot()
     cells = tasks.table_two(reported)

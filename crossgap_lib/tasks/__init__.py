@@ -34,11 +34,14 @@ from crossgap_lib.tasks.few_shot import (
     support_alone,
 )
 from crossgap_lib.tasks.few_shot_tables import (
+    along_names,
+    compare_pca_gains,
     compare_shots,
     few_shot_table,
     published_few_shot,
     stands_for,
     table_two,
+    through_texts,
 )
 from crossgap_lib.tasks.gap import gap_report, separating_dimensions
 from crossgap_lib.tasks.maps import FlatMap, flat_map, flat_maps, map_table, point_table, trust_table, walks
@@ -58,26 +61,28 @@ from crossgap_lib.tasks.pairs import (
     with_captions,
 )
 from crossgap_lib.tasks.published import counterpart, published
-from crossgap_lib.tasks.shots import FewShotSplit, draw_support, equal_rows, hold_back
+from crossgap_lib.tasks.shots import FewShotSplit, draw_support, equal_rows, hold_back, labelled_by
 
 __all__ = [
+    "IMAGE_ONLY",
+    "SUPPORT_ALONE",
+    "WITH_PROMPTS",
     "FewShotRun",
     "FewShotSplit",
     "FlatMap",
-    "IMAGE_ONLY",
     "Method",
     "PairCounts",
-    "SUPPORT_ALONE",
     "Stage",
-    "WITH_PROMPTS",
     "agreement_sentence",
     "all_similarities",
     "along_cones",
+    "along_names",
     "along_steps",
     "bold_table",
     "caption_sets",
     "class_prompts",
     "class_texts",
+    "compare_pca_gains",
     "compare_shots",
     "cone_places",
     "correctly_classified",
@@ -100,6 +105,7 @@ __all__ = [
     "image_only_methods",
     "image_text_pairs",
     "images_and_texts",
+    "labelled_by",
     "map_table",
     "mean_similarity",
     "method_table",
@@ -127,6 +133,7 @@ __all__ = [
     "support_alone",
     "table_two",
     "texts_of",
+    "through_texts",
     "trust_table",
     "unpaired_similarities",
     "variant_retrieval",

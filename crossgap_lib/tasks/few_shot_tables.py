@@ -1,13 +1,23 @@
 """Few-shot accuracies as tables: intervals, paired gains, and Reevaluating's Table 2 beside them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import product
 
 import numpy as np
 import pandas as pd
 
+from crossgap_lib.projection import Projection
 from crossgap_lib.tasks.comparison import gain_table, paired_gain
-from crossgap_lib.tasks.few_shot import IMAGE_ONLY, SUPPORT_ALONE, WITH_PROMPTS, FewShotRun
+from crossgap_lib.tasks.few_shot import (
+    IMAGE_ONLY,
+    SUPPORT_ALONE,
+    WITH_PROMPTS,
+    FewShotRun,
+    few_shot,
+    image_only_methods,
+)
 from crossgap_lib.tasks.published import counterpart, published
+from crossgap_lib.tasks.shots import FewShotSplit
 
 BASELINES = {IMAGE_ONLY: "Prototype", WITH_PROMPTS: "Zero-shot", SUPPORT_ALONE: "Prototype"}
 
@@ -68,6 +78,51 @@ def compare_shots(
         [(k, *(100 * v for v in g)) for k, g in zip(shots, gains, strict=True)],
         columns=["shots", "gain", "low", "high"],
     )
+
+
+def compare_pca_gains(
+    run: FewShotRun, one: tuple[str, int], other: tuple[str, int], *, seed: int = 0
+) -> tuple[float, float, float]:
+    """How much more PCA adds to (classifier, shots) ``one`` than to ``other``, image only: percent, low, high.
+
+    Paired by test picture, so that the two gains need not be told apart by their own intervals.
+    """
+    added = [run.share(IMAGE_ONLY, name, True, k) - run.share(IMAGE_ONLY, name, False, k) for name, k in (one, other)]
+    return tuple(100 * v for v in paired_gain(*added, seed=seed))
+
+
+def through_texts(run: FewShotRun, setting: str, projected: bool = False, *, seed: int = 0) -> pd.DataFrame:
+    """Tip-X and CODER, which compare images through texts, over APE and LDA, which compare them with images (Fig. 6).
+
+    ``projected``: whether APE and LDA see projected images, and so read the class prompts as well. At one shot LDA has
+    nothing to say and is left out. Columns: one, other, setting, projected, shots, gain, low, high.
+    """
+    parts = []
+    for one, other in product(("Tip-X", "CODER"), ("APE", "LDA")):
+        table = compare_shots(run, setting, (one, False), (other, projected), seed=seed)
+        table = table[table["shots"] > 1] if other == "LDA" else table
+        parts.append(table.assign(one=one, other=other, setting=setting, projected=projected))
+    names = ["one", "other", "setting", "projected", "shots", "gain", "low", "high"]
+    return pd.concat(parts, ignore_index=True)[names]
+
+
+def along_names(
+    questions: Mapping[str, FewShotSplit],
+    names: Mapping[str, Projection],
+    *,
+    shots: int = 1,
+    seeds: Iterable[int] = range(5),
+) -> pd.DataFrame:
+    """Prototype accuracy (percent) for each question, comparing images as they are and along each set of names.
+
+    Columns: asked about, classes, compared along ("everything", "names of ..."), accuracy.
+    """
+    seeds, rows, methods = list(seeds), [], image_only_methods()[:1]
+    for (question, split), (along, view) in product(questions.items(), {"everything": None, **names}.items()):
+        run = few_shot(split, methods, shots=[shots], seeds=seeds, projection=view)
+        accuracy = 100 * run.share(IMAGE_ONLY, methods[0].name, view is not None, shots).mean()
+        rows.append((question, len(split.classes), along if view is None else f"names of {along}", accuracy))
+    return pd.DataFrame(rows, columns=["asked about", "classes", "compared along", "accuracy"])
 
 
 def published_few_shot() -> pd.DataFrame:
