@@ -296,6 +296,9 @@ def test_what_is_held_back_is_not_drawn_from():
     assert not set(rest.ids) & set(held.ids)
     assert set(rest.ids) | set(held.ids) == set(train.ids)
     assert np.bincount(held.labels).tolist() == [2, 1, 5, 1]
+    for e, share in ((replace(train, labels=None), 0.5), (train, 1.0)):
+        with pytest.raises(CrossgapError, match=r"labels and a share in \(0, 1\)"):
+            tasks.hold_back(e, share)
 
 
 def test_a_split_refuses_leaks_and_what_does_not_match():
@@ -438,6 +441,8 @@ def test_one_shot_lda_says_the_first_class_and_adds_nothing_to_zero_shot():
 def test_a_run_refuses_missing_prompts_and_too_many_shots():
     with pytest.raises(CrossgapError, match=r"Zero-shot, Prototype.* need class prompts"):
         tasks.few_shot(split(prompts=None), tasks.prompt_methods())
+    with pytest.raises(CrossgapError, match="needs a method, a number of shots and a seed"):
+        tasks.few_shot(split(), tasks.image_only_methods(), shots=())
     with pytest.raises(CrossgapError, match="9 shots can't be drawn: class 0 has 8"):
         tasks.few_shot(split(), tasks.image_only_methods(), shots=(9,))
 

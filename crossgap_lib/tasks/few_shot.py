@@ -181,9 +181,12 @@ def few_shot(
     added to, stay native.
 
     Raises:
-        CrossgapError: methods that need prompts where there are none, or too few training pictures of a class.
+        CrossgapError: nothing to run, methods that need prompts where there are none, or too few training pictures of
+            a class.
     """
     methods, shots, seeds = list(methods), list(shots), list(seeds)
+    if not (methods and shots and seeds):
+        raise CrossgapError("Few-shot classification needs a method, a number of shots and a seed.")
     if split.prompts is None and (needy := [m.name for m in methods if m.setting != IMAGE_ONLY]):
         raise CrossgapError(f"{', '.join(needy)} need class prompts, and there are none.")
     small = len(split.test) * len(split.classes) * max(shots) < _SMALL

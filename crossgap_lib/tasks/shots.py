@@ -25,7 +25,15 @@ def draw_support(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
 
 
 def hold_back(train: Embeddings, share: float = 0.25, seed: int = 0) -> tuple[Embeddings, Embeddings]:
-    """(rest, held back): a share of each class, at least one picture, where no validation part was given."""
+    """(rest, held back): a share of each class, at least one picture, where no validation part was given.
+
+    Raises:
+        CrossgapError: no labels, or a share that is not between 0 and 1.
+    """
+    if train.labels is None or not 0 < share < 1:
+        raise CrossgapError(
+            f"To hold back a share of each class, labels and a share in (0, 1) are needed, not {share}."
+        )
     rng, held = np.random.default_rng(seed), np.zeros(len(train), dtype=bool)
     for rows in (np.flatnonzero(train.labels == c) for c in np.unique(train.labels)):
         held[rng.choice(rows, max(1, round(share * len(rows))), replace=False)] = True
