@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 export CROSSGAP_HEADLESS ?= 1
+# Tests run side by side, one process a core: with one thread each, they don't wait for each other.
+SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q -n auto
 
 .PHONY: figures test lint unit slow notebooks browser lab format clean
 
@@ -16,7 +18,7 @@ lint: $(VENV)/.installed
 	$(RUN)/ruff format --check .
 
 unit: $(VENV)/.installed
-	$(RUN)/python -m pytest -q -m "not slow" --ignore=tests/test_browser.py
+	$(SIDE_BY_SIDE) -m "not slow" --ignore=tests/test_browser.py
 
 # Real architectures with random weights, processes that are killed, a Ray cluster.
 slow: $(VENV)/.installed
@@ -24,7 +26,7 @@ slow: $(VENV)/.installed
 
 # nbval runs every cell of every notebook; the figures of that run go to a scratch folder.
 notebooks: $(VENV)/.installed
-	CROSSGAP_FIGURES=$(CURDIR)/.cache/nbval $(RUN)/python -m pytest -q --nbval-lax --nbval-current-env \
+	CROSSGAP_FIGURES=$(CURDIR)/.cache/nbval $(SIDE_BY_SIDE) --dist loadfile --nbval-lax --nbval-current-env \
 		--nbval-cell-timeout=600 notebooks
 
 browser: $(VENV)/.installed

@@ -14,6 +14,7 @@ makes a sample's result depend on its batch; here the loss is a *sum* over sampl
 ``accelerated`` is not in the paper: see crossgap_lib/fewer_steps.py.
 """
 
+import os
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -314,7 +315,7 @@ def _cache_path(key: str):
 def _save_cached(key: str, tokens: Tensor, losses: Tensor, shots: dict[int, Tensor]) -> None:
     path = _cache_path(key)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
+    part = path.with_suffix(f".{os.getpid()}.part")  # notebooks that run side by side make the same ones
     save_file({"tokens": tokens, "losses": losses, **{str(s): f for s, f in shots.items()}}, part)
     part.replace(path)
 

@@ -390,14 +390,14 @@ class FakeEncoder:
     def preprocess(self, image):
         return torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1) + 1  # (3, 2, 2)
 
-    def encode_pixels(self, pixels):
+    def encode_pixels(self, pixels, *, before_projection=False):
         self.calls.append(len(pixels))
         return pixels.flatten(1)
 
     def tokenize(self, texts):
         return torch.tensor([[ord(c) for c in text.ljust(20)[:20]] for text in texts])
 
-    def encode_tokens(self, ids):
+    def encode_tokens(self, ids, *, before_projection=False):
         self.calls.append(len(ids))
         return ids.float()
 

@@ -1,5 +1,19 @@
 """The papers' experiments: embeddings in, tables out. No plotting, no optimisation."""
 
+from crossgap_lib.tasks.ablations import (
+    average_precisions,
+    band_sweep,
+    centred_pair,
+    component_sweep,
+    factor_tasks,
+    gains_of,
+    mixing_sweep,
+    pareto_table,
+    retrieval_gains,
+    sign_change,
+    sure_difference,
+    tokenizer_words,
+)
 from crossgap_lib.tasks.along_steps import along_steps, over_seeds, peaks, snapshot_steps
 from crossgap_lib.tasks.comparison import agreement_sentence, bold_table, gain_table, paired_gain, with_published
 from crossgap_lib.tasks.cones import (
@@ -10,6 +24,7 @@ from crossgap_lib.tasks.cones import (
     variant_retrieval,
     variant_similarities,
 )
+from crossgap_lib.tasks.crossed import image_text_methods, recall_table, text_text_methods, zero_shot_methods
 from crossgap_lib.tasks.dogs_vs_cats import (
     Stage,
     correctly_classified,
@@ -60,7 +75,9 @@ from crossgap_lib.tasks.pairs import (
     unpaired_similarities,
     with_captions,
 )
-from crossgap_lib.tasks.published import counterpart, published
+from crossgap_lib.tasks.protocol import protocol, protocol_table
+from crossgap_lib.tasks.published import counterpart, paper_data, published
+from crossgap_lib.tasks.search_sets import queries_and_gallery, texts_to_search
 from crossgap_lib.tasks.shots import FewShotSplit, draw_support, equal_rows, hold_back, labelled_by
 
 __all__ = [
@@ -78,12 +95,16 @@ __all__ = [
     "along_cones",
     "along_names",
     "along_steps",
+    "average_precisions",
+    "band_sweep",
     "bold_table",
     "caption_sets",
+    "centred_pair",
     "class_prompts",
     "class_texts",
     "compare_pca_gains",
     "compare_shots",
+    "component_sweep",
     "cone_places",
     "correctly_classified",
     "count_by_class",
@@ -92,6 +113,7 @@ __all__ = [
     "draw_support",
     "drawn",
     "equal_rows",
+    "factor_tasks",
     "few_shot",
     "few_shot_prototypes",
     "few_shot_table",
@@ -99,10 +121,12 @@ __all__ = [
     "flat_map",
     "flat_maps",
     "gain_table",
+    "gains_of",
     "gap_report",
     "hold_back",
     "image_image_methods",
     "image_only_methods",
+    "image_text_methods",
     "image_text_pairs",
     "images_and_texts",
     "labelled_by",
@@ -110,30 +134,43 @@ __all__ = [
     "mean_similarity",
     "method_table",
     "minimal_removal",
+    "mixing_sweep",
     "nearest_wrong",
     "over_seeds",
     "overlap",
     "pair_similarities",
     "paired_gain",
+    "paper_data",
+    "pareto_table",
     "peaks",
     "perfectly_ranked",
     "point_table",
     "projected_points",
     "projection_variants",
     "prompt_methods",
+    "protocol",
+    "protocol_table",
     "published",
     "published_few_shot",
+    "queries_and_gallery",
+    "recall_table",
     "retrieval_and_shots",
+    "retrieval_gains",
     "separating_dimensions",
     "shared_factors",
+    "sign_change",
     "similarities",
     "snapshot_steps",
     "stage_measures",
     "stands_for",
     "support_alone",
+    "sure_difference",
     "table_two",
+    "text_text_methods",
     "texts_of",
+    "texts_to_search",
     "through_texts",
+    "tokenizer_words",
     "trust_table",
     "unpaired_similarities",
     "variant_retrieval",
@@ -141,4 +178,5 @@ __all__ = [
     "walks",
     "with_captions",
     "with_published",
+    "zero_shot_methods",
 ]
