@@ -65,8 +65,8 @@ def streamed_retrieval(
         self_match: "remove", "count" or "keep" the gallery's entry with the query's own id, as for ``retrieval``.
         ks: ranks of R@k.
         device: where products are computed; CUDA where there is one.
-        memory: bytes for all that is made on the way. Features given are not counted, nor are the pages of a mapped
-            file, which the system takes back when it needs them. More memory: the gallery is read less often.
+        memory: bytes aimed at for all that is made on the way. Features given are not counted, nor are the pages of a
+            mapped file, which the system takes back when it needs them. With more, the gallery is read less often.
 
     Raises:
         CrossgapError: NaN or zero rows, dimensions or labels that do not fit, a gallery without ids where self-matches
@@ -135,7 +135,7 @@ class _Sizes:
         workers, most = (torch.get_num_threads(), 256) if device.type == "cpu" else (1, 4096)
         rows = int(np.clip(memory // (8 * 4 * d * _LOADING), 16, _MOST_ROWS))
         queries = int(np.clip(memory // (8 * rows * _PRODUCT_BYTES * workers), 1, most))
-        return cls(max(memory // 2 - _PAIR_BYTES * g, memory // 8), rows, queries, workers)
+        return cls(max(memory // 3 - _PAIR_BYTES * g, memory // 8), rows, queries, workers)
 
 
 def _groups(pairs: RelevantPairs, budget: int) -> Iterator[np.ndarray]:
