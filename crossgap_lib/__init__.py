@@ -12,7 +12,7 @@ _HOME = {
     "DualEncoder": "encoders",
     "Embeddings": "embeddings",
     "Inversion": "inversion",
-    "StoredGallery": "stored_gallery",
+    "StoredGallery": "streamed.gallery",
     "accelerate": "fewer_steps",
     "encode_images": "encoding",
     "encode_texts": "encoding",
@@ -25,7 +25,7 @@ _HOME = {
     "oti": "inversion",
     "ovi": "inversion",
     "skip_report": "encoding",
-    "streamed_retrieval": "large_retrieval",
+    "streamed_retrieval": "streamed.retrieval",
     "zoo": "pretrain.cards",
 }
 _MODULES = ("metrics", "plots", "projection", "tasks")

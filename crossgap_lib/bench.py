@@ -1,4 +1,4 @@
-"""``crossgap bench oti|ovi``: the engine against the textbook loop, in one run on one machine.
+"""``crossgap bench oti`` and ``ovi``: the inversion engine against the textbook loop, in one run on one machine.
 
 A step is timed from one forward pass to the next, so both loops are measured by the same clock and neither is charged
 for its set-up; on a GPU the clock is CUDA events and nothing waits. The ratio says how much faster the engine is; its

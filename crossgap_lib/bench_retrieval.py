@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from crossgap_lib.bench import gemm_rate, processor
 from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.large_retrieval import MEMORY, streamed_retrieval
 from crossgap_lib.memory import PeakMemory
-from crossgap_lib.stored_gallery import StoredGallery
+from crossgap_lib.streamed.gallery import StoredGallery
+from crossgap_lib.streamed.retrieval import MEMORY, streamed_retrieval
 
 IMAGENET = (50_000, 1_281_167, 512)  # validation pictures, training pictures, CLIP ViT-B's dimensions
 CLASS_SIZE = 1281  # training pictures of a class there

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from crossgap_lib import metrics
 from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion import Inversion
+from crossgap_lib.streamed.retrieval import exact_retrieval
 
 
 def along_steps(
@@ -19,7 +19,7 @@ def along_steps(
 
     ``runs``: number of pseudo-tokens (or -patches) -> inverted queries; the gallery keeps its native features.
     ``source`` holds what was inverted, where that is not part of the gallery; options are those of
-    ``metrics.retrieval``.
+    ``exact_retrieval``.
     Columns: n, step, loss (1 - cos to the native feature), mAP, low, high (95 % bootstrap over queries).
     """
     rows = []
@@ -28,7 +28,7 @@ def along_steps(
         native = inverted.features[_rows_of(run.ids, inverted.ids)]
         for step in sorted(run.snapshots):
             at = run.at(step)
-            result = metrics.retrieval(at, gallery, **options)
+            result = exact_retrieval(at, gallery, **options)
             low, high = result.interval("ap")
             loss = float((1 - (at.features * native).sum(dim=1)).mean())
             rows.append((n, step, loss, 100 * result.means["ap"], 100 * low, 100 * high))

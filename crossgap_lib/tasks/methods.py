@@ -10,6 +10,7 @@ from crossgap_lib import metrics
 from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.inversion import oti
 from crossgap_lib.projection import pca_of_prompts
+from crossgap_lib.streamed.retrieval import exact_retrieval
 from crossgap_lib.tasks.along_steps import along_steps, snapshot_steps
 from crossgap_lib.tasks.comparison import gain_table
 from crossgap_lib.tasks.dogs_vs_cats import correctly_classified, few_shot_prototypes
@@ -41,10 +42,10 @@ def image_image_methods(
         images: (n, d) with labels; the first ``n_queries`` (all) are the queries.
         prompts: (classes, d) class prompts, or None for a model without text: then there is the original alone.
         gallery: (g, d) where the queries are searched; by default ``images``, where queries do not find themselves.
-        options: those of ``metrics.retrieval``.
+        options: those of ``exact_retrieval``.
     """
     queries, gallery = images[:n_queries], images if gallery is None else gallery
-    found = {ORIGINAL: metrics.retrieval(queries, gallery, **options)}
+    found = {ORIGINAL: exact_retrieval(queries, gallery, **options)}
     if prompts is None:
         return found
     run = oti(model, queries, n_tokens=n_tokens, steps=steps, snapshots=snapshot_steps(steps), seed=seed)
@@ -52,9 +53,9 @@ def image_image_methods(
     best = int(curve.loc[curve["mAP"].idxmax(), "step"])
     project = pca_of_prompts(prompts)
     return found | {
-        OTI: metrics.retrieval(run, gallery, **options),
-        OTI_BEST: metrics.retrieval(run.at(best), gallery, **options),
-        PCA: metrics.retrieval(project(queries), project(gallery), **options),
+        OTI: exact_retrieval(run, gallery, **options),
+        OTI_BEST: exact_retrieval(run.at(best), gallery, **options),
+        PCA: exact_retrieval(project(queries), project(gallery), **options),
     }
 
 

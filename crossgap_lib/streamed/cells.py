@@ -1,4 +1,4 @@
-"""Counting how many scores reach each of a query's marks, without sorting them: the inner loop of ``large_retrieval``.
+"""Counting how many scores reach each of a query's marks, without sorting them: the inner loop of ``retrieval``.
 
 A query's marks (its relevant scores) span a range that is cut into equal cells, many more than there are marks. A
 score is counted in its cell. Only cells that a mark, or the tolerance around it, touches need a second look: there a

@@ -13,14 +13,16 @@ from sklearn.metrics import average_precision_score
 from torchmetrics.retrieval import RetrievalMAP
 
 import crossgap_lib as cg
-from crossgap_lib import bench, bench_retrieval, large_retrieval, metrics, score_cells
+from crossgap_lib import bench, bench_retrieval, metrics
 from crossgap_lib.cli import cli
 from crossgap_lib.embeddings import Embeddings, normalised
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.large_retrieval import streamed_retrieval
-from crossgap_lib.relevant_pairs import RelevantPairs
-from crossgap_lib.score_cells import ScoreCells
-from crossgap_lib.stored_gallery import StoredGallery
+from crossgap_lib.streamed import cells
+from crossgap_lib.streamed import retrieval as streaming
+from crossgap_lib.streamed.cells import ScoreCells
+from crossgap_lib.streamed.gallery import StoredGallery
+from crossgap_lib.streamed.pairs import RelevantPairs
+from crossgap_lib.streamed.retrieval import streamed_retrieval
 
 KS = (1, 3)
 MIB = 2**20
@@ -45,9 +47,9 @@ def clusters(n, d=32, classes=5, seed=0, ids="item"):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Many blocks, tiles and chunks of marks from few rows."""
-    monkeypatch.setattr(large_retrieval, "_MOST_ROWS", 7)
-    monkeypatch.setattr(large_retrieval, "_RECOMPUTED", {"cpu": 3, "cuda": 3})
-    monkeypatch.setattr(score_cells, "_CHUNK", 700)
+    monkeypatch.setattr(streaming, "_MOST_ROWS", 7)
+    monkeypatch.setattr(streaming, "_RECOMPUTED", {"cpu": 3, "cuda": 3})
+    monkeypatch.setattr(cells, "_CHUNK", 700)
 
 
 # ---------------------------------------------------------------- the same numbers
@@ -78,8 +80,8 @@ def searches(draw):
 def test_agrees_with_sorting(both, self_match, cut):
     with pytest.MonkeyPatch.context() as patch:
         if cut:
-            patch.setattr(large_retrieval, "_MOST_ROWS", 3)
-            patch.setattr(score_cells, "_CHUNK", 700)
+            patch.setattr(streaming, "_MOST_ROWS", 3)
+            patch.setattr(cells, "_CHUNK", 700)
         expected, found = (
             outcome(function, *both, self_match=self_match, ks=KS)
             for function in (metrics.retrieval, streamed_retrieval)
@@ -122,7 +124,7 @@ def test_agrees_with_torchmetrics_and_scikit_learn():
 def test_blocks_and_memory_change_nothing(small_blocks, monkeypatch):
     queries, gallery = clusters(60, ids="query"), clusters(300, seed=1)
     one = streamed_retrieval(queries, gallery, memory=MIB)  # groups of a few queries, blocks of 7
-    monkeypatch.setattr(large_retrieval, "_MOST_ROWS", 8192)
+    monkeypatch.setattr(streaming, "_MOST_ROWS", 8192)
     assert_same(streamed_retrieval(queries, gallery), one, atol=0)
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -159,7 +161,7 @@ def test_equal_halves_tie_wherever_they_stand(rows, monkeypatch):
 
     The rank of a relevant item is counted by hand from whole numbers: the twins' places can play no part.
     """
-    monkeypatch.setattr(large_retrieval, "_MOST_ROWS", rows)
+    monkeypatch.setattr(streaming, "_MOST_ROWS", rows)
     rng = np.random.default_rng(0)
     originals = normalised(rng.normal(size=(60, 96))).numpy().astype(np.float16)
     which = rng.permutation(np.repeat(np.arange(60), 16))  # (960,) sixteen twins of each, anywhere
@@ -187,7 +189,7 @@ def test_without_second_looks_twins_would_not_tie(monkeypatch):
 
     monkeypatch.setattr(torch, "mm", disturbed)
     assert_same(streamed_retrieval(queries, twins, self_match="keep"), expected)
-    monkeypatch.setattr(large_retrieval, "_tolerance", lambda *_: 0.0)
+    monkeypatch.setattr(streaming, "_tolerance", lambda *_: 0.0)
     off = streamed_retrieval(queries, twins, self_match="keep")
     assert np.abs(off.ap - expected.ap).max() > 1e-4
 
@@ -205,9 +207,9 @@ def test_the_tolerance_covers_the_errors_of_float32_products():
     x, y = clusters(300, d=512).features, clusters(3000, d=512, seed=1).features
     exact = x.double() @ y.double().T
     errors = (x @ y.T - exact.float()).abs()
-    assert errors.max() < large_retrieval._tolerance(0.0, 1, 512)
+    assert errors.max() < streaming._tolerance(0.0, 1, 512)
     seen = float((x[:, :500] @ y[:500, :500].T - x[:, :500].double() @ y[:500, :500].double().T).abs().max())
-    assert errors.max() < large_retrieval._tolerance(seen, 2**17, 512) < 1e-6
+    assert errors.max() < streaming._tolerance(seen, 2**17, 512) < 1e-6
 
 
 # ---------------------------------------------------------------- the parts
@@ -239,10 +241,10 @@ def test_cells_count_what_a_loop_counts(data):
 
 def test_keys_order_as_floats_do():
     values = torch.tensor([-torch.inf, -1.0, -1e-40, -0.0, 0.0, 1e-40, 0.5, 0.50000006, torch.inf])
-    keys = score_cells._keys(torch.zeros(len(values), dtype=torch.int64), values)
+    keys = cells._keys(torch.zeros(len(values), dtype=torch.int64), values)
     assert keys.diff().sign().tolist() == [1, 1, 1, 0, 1, 1, 1, 1]
-    assert torch.equal(score_cells._scores(keys), values)
-    assert score_cells._keys(torch.tensor([1]), values[:1]) > keys.max()
+    assert torch.equal(cells._scores(keys), values)
+    assert cells._keys(torch.tensor([1]), values[:1]) > keys.max()
 
 
 def test_pairs_are_those_of_the_matrix():
@@ -350,7 +352,7 @@ LARGE = """
 import sys, numpy as np, torch
 from crossgap_lib.bench_retrieval import clusters, stored
 from crossgap_lib.embeddings import Embeddings
-from crossgap_lib.large_retrieval import streamed_retrieval
+from crossgap_lib.streamed.retrieval import streamed_retrieval
 from crossgap_lib.memory import PeakMemory
 from pathlib import Path
 gallery = stored(Path(sys.argv[1]), 200_000, 200, 64)
@@ -361,6 +363,23 @@ with PeakMemory(torch.device("cpu")) as peak:
     found = streamed_retrieval(queries, gallery, self_match="keep", memory=2**26)
 print(len(found), peak.bytes or 0, *found.ap[:5])
 """
+
+
+def test_long_rows_are_counted_and_others_sorted(monkeypatch):
+    rng = np.random.default_rng(0)
+    x = Embeddings(rng.normal(size=(60, 8)), labels=rng.integers(0, 4, 60))
+    calls = []
+    counted = lambda *sides, **options: calls.append(options) or streamed_retrieval(*sides, **options)  # noqa: E731
+    monkeypatch.setattr(streaming, "streamed_retrieval", counted)
+    expected = streaming.exact_retrieval(x[:9], x, self_match="count")
+    assert calls == []
+    monkeypatch.setattr(streaming, "_LONG_ROW", 50)
+    monkeypatch.setattr(streaming, "_MANY_ENTRIES", 500)
+    assert_same(streaming.exact_retrieval(x[:9], x, self_match="count", ap="mean"), expected)
+    assert calls == [{"self_match": "count"}]
+    streaming.exact_retrieval(x[:9], x, ap="trapezoid")
+    streaming.exact_retrieval(x[:9], x, exclude=np.zeros((9, 60), bool))
+    assert len(calls) == 1, "what only sorting can do is sorted"
 
 
 @pytest.mark.slow
