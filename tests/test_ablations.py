@@ -234,6 +234,10 @@ def test_plots_show_what_they_are_given():
     )
     bars = plots.task_gains(table, {"weather": -2.3}).axes[0].patches
     assert [bar.get_height() for bar in bars] == pytest.approx([table["gain"][1], -2.3])
+    reported = pd.DataFrame({"method": ["Original", "OTI"], "value": [38.5, 40.2]})
+    beside = tasks.with_published(table.drop(columns="task"), reported, baseline="Original")
+    points = [line.get_xdata() for line in plots.method_gains(beside).axes[0].lines if line.get_marker() in "oD"]
+    assert sorted(float(x) for xs in points for x in xs) == pytest.approx(sorted([table["gain"][1], 40.2 - 38.5]))
     front = tasks.pareto_table({"Original": np.zeros(3), "PCA": np.ones(3)}, {"Original": 1.0, "PCA": 2.0})
     assert plots.pareto(front).axes[0].lines[0].get_xydata().tolist() == [[1, 0], [2, 100]]
     assert plots.pareto(front).axes[0].get_xscale() == "log"

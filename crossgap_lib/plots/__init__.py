@@ -1,5 +1,6 @@
 """Pure plots: a result goes in, a matplotlib Figure comes out."""
 
+from crossgap_lib.plots.ablations import gain_curves, method_gains, pareto, spectrum, task_gains
 from crossgap_lib.plots.degrees_of_freedom import (
     anchor_curves,
     direction_curves,
@@ -14,7 +15,7 @@ from crossgap_lib.plots.few_shot import few_shot_curves, pca_gains
 from crossgap_lib.plots.gap import gap_dimensions, gap_ladder, gap_map
 from crossgap_lib.plots.inversion import against_compute, inversion_curves, inversion_state
 from crossgap_lib.plots.maps import cone_curves, map_grid, projected_histograms, walk_panels, walk_state
-from crossgap_lib.plots.methods import slope_chart
+from crossgap_lib.plots.methods import paired_bars, slope_chart
 from crossgap_lib.plots.page import map_page
 from crossgap_lib.plots.pictures import contact_sheet, neighbour_pairs
 from crossgap_lib.plots.similarities import count_histograms, histogram_panels, histograms, overlap_bars
@@ -54,6 +55,7 @@ __all__ = [
     "direction_curves",
     "few_shot_curves",
     "figure_folder",
+    "gain_curves",
     "gap_dimensions",
     "gap_ladder",
     "gap_map",
@@ -63,9 +65,12 @@ __all__ = [
     "inversion_state",
     "map_grid",
     "map_page",
+    "method_gains",
     "neighbour_pairs",
     "noise_curves",
     "overlap_bars",
+    "paired_bars",
+    "pareto",
     "pca_gains",
     "plural",
     "png_bytes",
@@ -77,7 +82,9 @@ __all__ = [
     "save_figure",
     "short_name",
     "slope_chart",
+    "spectrum",
     "stage_bars",
+    "task_gains",
     "walk_panels",
     "walk_state",
 ]

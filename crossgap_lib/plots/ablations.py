@@ -66,6 +66,31 @@ def _share_limits(axes: Sequence[Axes]) -> None:
 
 
 @styled
+def method_gains(table: pd.DataFrame, title: str = "") -> Figure:
+    """Gain of each method over the native features with its paired interval, and the published one beside it.
+
+    ``table``: rows of ``tasks.with_published``; methods without a gain (the baseline) are left out. Filled points are
+    sure.
+    """
+    rows = table[table["gain"].notna()].reset_index(drop=True)
+    figure, axes = new_figure(1, 1, width=7.2, height=1.3 + 0.36 * len(rows))
+    ax, y = axes[0, 0], -rows.index.to_numpy()
+    error = np.abs(rows[["gain low", "gain high"]].to_numpy().T - rows["gain"].to_numpy())
+    ax.errorbar(rows["gain"], y, xerr=error, fmt="none", ecolor=COLOURS["image"], capsize=3, elinewidth=1.6)
+    for sure, inside in ((True, COLOURS["image"]), (False, "white")):
+        look = {"color": COLOURS["image"], "markerfacecolor": inside, "markersize": 8}
+        kept = (rows["sure"] == sure).to_numpy()
+        ax.plot(rows["gain"][kept], y[kept], "o", label="measured" if sure else "measured, not sure", **look)
+    look = {"color": PUBLISHED, "markerfacecolor": "white", "markersize": 8}
+    ax.plot(rows["published gain"], y + 0.22, "D", label="published (CLIP ViT-B/32)", **look)
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.set_yticks(y, rows["method"])
+    ax.set(xlabel=_GAIN, title=title)
+    ax.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
+    return figure
+
+
+@styled
 def task_gains(table: pd.DataFrame, reported: dict[str, float], *, split: int = 1, title: str = "") -> Figure:
     """Gain by task, a bar for each method, and beside it what is published for other tasks.
 
