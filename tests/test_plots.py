@@ -149,6 +149,25 @@ def anchors():
     return plots.anchor_curves(spectra, pd.concat(table), spread=0.1)
 
 
+ANSWERS = {"Original": np.linspace(0, 1, 9), "OTI": np.linspace(0, 0.8, 9), "PCA": np.linspace(0.2, 1, 9)}
+GAINS = tasks.with_published(
+    tasks.gain_table(ANSWERS, "Original"),
+    pd.DataFrame({"method": ["Original", "OTI"], "value": [40.0, 42.0]}),
+    baseline="Original",
+)
+REPORTED = tasks.published_few_shot()
+SHOTS = pd.DataFrame(
+    [
+        ("m", "image only", kind, projected, shots, 50.0 + shots, 48.0 + shots, 52.0 + shots, 1.0, 2.0, 1.0, 3.0)
+        for kind in ("Prototype", "LDA")
+        for projected in (False, True)
+        for shots in (1, 4)
+    ],
+    columns=[
+        *("model", "setting", "classifier", "projected", "shots", "value", "low", "high", "spread"),
+        *("PCA gain", "PCA gain low", "PCA gain high"),
+    ],
+)
 FIGURES = {
     "against_compute": compute,
     "bench_curves": bench,
@@ -163,6 +182,14 @@ FIGURES = {
     "slope_chart": lambda: plots.slope_chart(
         {"measured": SLOPES, "published": SLOPES[["model", "method", "value"]]}, ["Original", "PCA"]
     ),
+    "paired_bars": lambda: plots.paired_bars(GAINS.assign(model="m"), "mAP (%)"),
+    "method_gains": lambda: plots.method_gains(GAINS),
+    "task_gains": lambda: plots.task_gains(GAINS.assign(task="kind"), {"weather": -2.3}),
+    "pareto": lambda: plots.pareto(tasks.pareto_table(ANSWERS, {"Original": 0.01, "OTI": 0.1, "PCA": 0.01})),
+    "gain_curves": lambda: plots.gain_curves({"mixing": GAINS.assign(alpha=[0, 0.5, 1])}, "alpha", "alpha"),
+    "spectrum": lambda: plots.spectrum([3.0, 2.0, 1.0, 0.5], {"image": (1, 1), "text": (0, 2)}),
+    "few_shot_curves": lambda: plots.few_shot_curves(SHOTS, ["image only"], REPORTED, {"m": "CLIP ViT-B"}),
+    "pca_gains": lambda: plots.pca_gains(SHOTS, REPORTED, {"m": "CLIP ViT-B"}),
     "stage_bars": lambda: plots.stage_bars(MEASURES, REFERENCE),
     "agreement_bars": lambda: plots.agreement_bars(AGREEMENT),
     "inversion_curves": curves,

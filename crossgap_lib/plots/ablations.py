@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from crossgap_lib.plots.methods import method_colour
 from crossgap_lib.plots.style import COLOURS, DASHES, PUBLISHED, SERIES, new_figure, styled
 
 _MARKS = ("o", "^", "s", "D", "P", "X", "v", "<", ">", "*")
@@ -108,7 +109,7 @@ def task_gains(table: pd.DataFrame, reported: dict[str, float], *, split: int = 
         rows = measured[measured["method"] == method].set_index("task").reindex(tasks)
         at = np.arange(len(tasks)) + (k - (len(methods) - 1) / 2) * width
         error = np.abs(rows[["gain low", "gain high"]].to_numpy().T - rows["gain"].to_numpy())
-        look = {"color": _colour(method, k), "hatch": ("", "//", "..", "xx")[k % 4], "edgecolor": "white"}
+        look = {"color": method_colour(method, k), "hatch": ("", "//", "..", "xx")[k % 4], "edgecolor": "white"}
         ax.bar(at, rows["gain"], 0.92 * width, yerr=error, ecolor="black", capsize=2, label=method, **look)
     at = len(tasks) + 0.3 + np.arange(len(reported))
     if reported:
@@ -124,12 +125,6 @@ def task_gains(table: pd.DataFrame, reported: dict[str, float], *, split: int = 
     return figure
 
 
-def _colour(method: str, k: int) -> str:
-    known = {"PCA": "projection", "OTI": "oti", "OVI": "ovi"}
-    word = method.split(",")[0]
-    return COLOURS[known[word]] if word in known else SERIES[k % len(SERIES)]
-
-
 @styled
 def pareto(table: pd.DataFrame) -> Figure:
     """mAP against seconds a query, with intervals; methods that no other dominates are filled and connected.
@@ -141,7 +136,7 @@ def pareto(table: pd.DataFrame) -> Figure:
     ax.plot(front["seconds"], front["value"], color=PUBLISHED, linewidth=1.4, label="not dominated", zorder=1)
     for k, row in enumerate(table.to_dict("records")):
         at, error = (row["seconds"], row["value"]), [[row["value"] - row["low"]], [row["high"] - row["value"]]]
-        look = {"color": SERIES[k % len(SERIES)], "marker": _MARKS[k % len(_MARKS)], "markersize": 9}
+        look = {"color": method_colour(row["method"], k), "marker": _MARKS[k % len(_MARKS)], "markersize": 9}
         inside = look["color"] if row["non-dominated"] else "white"
         ax.errorbar(*at, yerr=error, fmt="none", ecolor=look["color"], capsize=2, elinewidth=0.9)
         ax.plot(*at, linestyle="none", markerfacecolor=inside, label=row["method"], **look)

@@ -1,5 +1,6 @@
 """Methods side by side, a line for each model."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,17 +10,21 @@ from matplotlib.figure import Figure
 
 from crossgap_lib.plots.style import COLOURS, DASHES, PUBLISHED, SERIES, new_figure, short_name, styled
 
-_LOOKS = {  # method -> colour, hatch
-    "Original": (COLOURS["image"], ""),
-    "OTI": (COLOURS["oti"], "//"),
-    "OTI, best step": (COLOURS["oti"], ".."),
-    "OVI": (COLOURS["ovi"], "\\\\"),
-    "OVI 1 patch": (COLOURS["ovi"], "\\\\"),
-    "OVI 2 patches": (COLOURS["ovi"], ".."),
-    "OVI 4 patches": (COLOURS["ovi"], "++"),
-    "PCA": (COLOURS["projection"], "xx"),
+_FAMILIES = {"Original": "image", "OTI": "oti", "OVI": "ovi", "PCA": "projection"}
+_HATCHES = {
+    **{"OTI": "//", "OTI, best step": "..", "PCA": "xx"},
+    **{"OVI": "\\\\", "OVI 1 patch": "\\\\", "OVI 2 patches": "..", "OVI 4 patches": "++"},
 }
 _MARKS = ("o", "^", "s", "D", "P", "X", "v")
+
+
+def method_colour(method: str, k: int, *, native: str = "image") -> str:
+    """The colour of what the method's features are: texts for OTI, images for OVI; others by their number ``k``.
+
+    ``native``: the modality of the original features.
+    """
+    family = next((f for name, f in _FAMILIES.items() if re.split("[ ,]", method)[0] == name), None)
+    return SERIES[k % len(SERIES)] if family is None else COLOURS[native if family == "image" else family]
 
 
 @styled
@@ -69,12 +74,12 @@ def paired_bars(table: pd.DataFrame, label: str, *, native: str = "image") -> Fi
     width = 0.8 / max(map(len, groups.values()))
     figure, axes = new_figure(1, 1, width=max(4.6, 1.2 + 0.62 * len(table)), height=3.8)
     ax, seen = axes[0, 0], list(dict.fromkeys(table["method"]))
-    known = _LOOKS | {"Original": (COLOURS[native], "")}
     for g, rows in enumerate(groups.values()):
         x = g + (np.arange(len(rows)) - (len(rows) - 1) / 2) * width
-        looks = [known.get(m, (SERIES[seen.index(m) % len(SERIES)], "")) for m in rows["method"]]
+        colours = [method_colour(m, seen.index(m), native=native) for m in rows["method"]]
+        hatches = [_HATCHES.get(m, "") for m in rows["method"]]
         error = np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy())
-        bars = {"color": [c for c, _ in looks], "hatch": [h for _, h in looks], "edgecolor": "white", "linewidth": 0.8}
+        bars = {"color": colours, "hatch": hatches, "edgecolor": "white", "linewidth": 0.8}
         ax.bar(x, rows["value"], 0.92 * width, yerr=error, ecolor="black", capsize=2.5, label=rows["method"], **bars)
         ax.plot(x, rows["published"], "D", color="white", markeredgecolor=PUBLISHED, markersize=6, label="published")
     ax.set_xticks(range(len(groups)), [_wrapped(short_name(name)) for name in groups])
