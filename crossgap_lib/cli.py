@@ -103,9 +103,9 @@ def _say(run: "Run", out: Path) -> None:
     what = {
         "fresh": "fresh",
         "ran": f"ran in {run.seconds:.0f} s",
-        "failed": f"failed in {run.message}\n{'':<24}see {_near(out / f'{run.name}.failed.ipynb')}",
+        "failed": f"failed in {run.message}\n{'':<29}see {_near(out / f'{run.name}.failed.ipynb')}",
     }
-    click.echo(f"{run.name:<24}{what[run.status]}")
+    click.echo(f"{run.name:<29}{what[run.status]}")
 
 
 def _near(path: Path) -> str:
