@@ -16,6 +16,7 @@ from crossgap_lib import metrics
 from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion import oti, ovi
+from crossgap_lib.tasks.along_steps import snapshot_steps
 from crossgap_lib.tasks.comparison import gain_table
 from crossgap_lib.tasks.dogs_vs_cats import correctly_classified
 from crossgap_lib.tasks.methods import ORIGINAL, OTI
@@ -41,7 +42,8 @@ def text_text_methods(
 
     ``queries`` (q, d), ``gallery`` (g, d) and ``options`` are what ``texts_to_search`` gives.
     """
-    inverted = ovi(model, queries, n_patches=n_patches, steps=steps, seed=seed)
+    # With snapshots, so that notebook 02's inversions of the same texts serve here, too.
+    inverted = ovi(model, queries, n_patches=n_patches, steps=steps, snapshots=snapshot_steps(steps), seed=seed)
     sides = {ORIGINAL: queries, OVI: inverted}
     return {method: metrics.retrieval(side, gallery, **options) for method, side in sides.items()}
 
