@@ -22,7 +22,7 @@ unit: $(VENV)/.installed
 
 # Real architectures with random weights, processes that are killed, a Ray cluster.
 slow: $(VENV)/.installed
-	$(RUN)/python -m pytest -q -rs -m slow --ignore=tests/test_browser.py
+	$(SIDE_BY_SIDE) -rs -m slow --ignore=tests/test_browser.py
 
 # nbval runs every cell of every notebook; the figures of that run go to a scratch folder.
 notebooks: $(VENV)/.installed

@@ -132,6 +132,7 @@ def test_zoo_lays_the_cards_side_by_side(tmp_path):
 
 def test_image_only_mini_is_written_for_timm_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "ROOT", tmp_path)
+    monkeypatch.setattr(cards, "load_dataset", lambda spec: load_dataset(spec, n=96))
     overrides = {"pictures": 16, "epochs": 1, "batch": 8}
     folder = pretrain.pretrain("mini-dino", out=tmp_path / "mini-dino", device="cpu", overrides=overrides)
     assert {p.name for p in folder.iterdir()} == {"config.json", "model.safetensors", "card.json", "README.md"}

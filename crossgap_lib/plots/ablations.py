@@ -54,7 +54,7 @@ def gain_curves(
 
 
 def _curve(ax: Axes, rows: pd.DataFrame, x: str, k: int, name: str | None) -> None:
-    colour, fill = SERIES[(k + 1) % len(SERIES)], rows[["gain low", "gain high"]].fillna(0)
+    colour, fill = method_colour(str(name), k + 1), rows[["gain low", "gain high"]].fillna(0)
     look = {"color": colour, "marker": _MARKS[k % len(_MARKS)], "linestyle": DASHES[k % len(DASHES)], "markersize": 5}
     ax.plot(rows[x], rows["gain"].fillna(0), label=None if name is None else str(name), **look)
     ax.fill_between(rows[x], fill["gain low"], fill["gain high"], color=colour, alpha=0.15, linewidth=0)
