@@ -13,6 +13,7 @@ from open_clip.loss import ClipLoss
 from PIL import Image
 
 from crossgap_lib import pretrain, world
+from crossgap_lib.datasets import load_dataset
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.models import load_model
 from crossgap_lib.paths import MINIS
