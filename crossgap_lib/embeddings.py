@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +17,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from crossgap_lib.errors import CrossgapError
-
-if TYPE_CHECKING:
-    pass
 
 MODALITIES = ("image", "text", "oti", "ovi", "projection")
 

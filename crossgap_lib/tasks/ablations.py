@@ -11,10 +11,10 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from crossgap_lib import metrics
 from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.projection import IsoClip, centre, mix, pca_of_prompts
+from crossgap_lib.streamed.retrieval import exact_retrieval
 from crossgap_lib.tasks.comparison import gain_table, paired_gain
 from crossgap_lib.tasks.methods import ORIGINAL
 
@@ -26,14 +26,14 @@ def average_precisions(pairs: Mapping[str, Pair], **options) -> dict[str, np.nda
 
     Args:
         pairs: method -> (queries, gallery) as that method compares them.
-        options: those of ``metrics.retrieval``.
+        options: those of ``exact_retrieval``.
 
     Raises:
         CrossgapError: methods that do not have the same queries.
     """
     values, ids = {}, None
     for method, (queries, gallery) in pairs.items():
-        found = metrics.retrieval(queries, gallery, **options)
+        found = exact_retrieval(queries, gallery, **options)
         answered = queries.ids[found.rows]
         ids = answered if ids is None else ids
         if not np.array_equal(ids, answered):
