@@ -311,7 +311,7 @@ def _facts(notebook: Path, values: Mapping[str, Any], cwd: Path) -> Iterator[obj
 def _texts(values: Iterable[Any]) -> Iterator[str]:
     for value in values:
         if isinstance(value, str):
-            yield value
+            yield from value.split(";")  # several data sets, as the command line gives them
         elif isinstance(value, list | tuple):
             yield from _texts(value)
 

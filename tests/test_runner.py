@@ -196,6 +196,7 @@ def test_a_parameter_makes_stale_unless_it_is_the_default(house):
         ("ViT-B-32,weights/b32.safetensors", "weights/b32.safetensors"),
         ("local-dir:my/model", "my/model/deep/config.json"),
         ("folder:photos", "photos/cat/1.jpg"),
+        ("folder:photos;folder:more", "more/cat/1.jpg"),
         ("captions:coco.json/train", "coco.json"),
     ],
 )
