@@ -147,24 +147,6 @@ def test_centre_is_the_running_mean_of_the_teachers_outputs(tmp_path):
     torch.testing.assert_close(teacher.centre, torch.full((512,), 0.2))
 
 
-def test_pooled_is_open_clips_own_forward_pass(tmp_path):
-    visual = make("mini-clip", tmp_path).net.visual.eval()
-    images = draw(3, 3, 48, 48).float()
-    torch.testing.assert_close(objectives.pooled(visual, images) @ visual.proj, visual(images), atol=1e-6, rtol=0)
-    assert objectives.pooled(visual, images[..., :24, :24]).shape == (3, 128)
-
-
-def test_positions_of_a_smaller_picture_are_interpolated():
-    embedding = torch.cat([torch.full((1, 2), 9.0), torch.arange(36.0)[:, None].expand(36, 2)])
-    smaller = objectives._positions(embedding, (3, 3))
-    assert smaller.shape == (10, 2)
-    assert torch.equal(smaller[0], torch.full((2,), 9.0))
-    grid = smaller[1:, 0].reshape(3, 3)
-    assert (grid.diff(dim=0) > 0).all()
-    assert (grid.diff(dim=1) > 0).all()
-    assert objectives._positions(embedding, (6, 6)) is embedding
-
-
 # ---------------------------------------------------------------- views
 
 

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from crossgap_lib import world
 from crossgap_lib.pretrain import files, views
+from crossgap_lib.pretrain.forward import image_features, pooled, text_features, timm_pooled
 from crossgap_lib.pretrain.recipes import Recipe
 
 _SIGLIP_BIAS = -10.0  # where SigLIP's begins
@@ -85,28 +86,6 @@ class PrototypeHead(nn.Module):
         return F.normalize(self.mlp(x), dim=-1) @ F.normalize(self.prototypes, dim=-1).T  # (b, prototypes)
 
 
-def pooled(visual: nn.Module, images: Tensor) -> Tensor:
-    """The CLS output before the projection, of an open_clip image tower: (b, 3, h, w) -> (b, width).
-
-    Smaller pictures than the tower's get its positions interpolated, as DINO's local crops do.
-    """
-    patches = visual.conv1(images)  # (b, width, rows, columns)
-    cls = visual.class_embedding.expand(len(images), 1, -1).to(patches.dtype)
-    x = torch.cat([cls, patches.flatten(2).transpose(1, 2)], dim=1)
-    x = visual.ln_pre(x + _positions(visual.positional_embedding, patches.shape[-2:]))
-    return visual._pool(visual.transformer(x))[0]
-
-
-def _positions(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(1 + side^2, width) -> (1 + rows * columns, width)"""
-    side = math.isqrt(len(embedding) - 1)
-    if tuple(grid) == (side, side):
-        return embedding
-    square = embedding[1:].T.unflatten(1, (side, side))[None]  # (1, width, side, side)
-    smaller = F.interpolate(square, size=tuple(grid), mode="bicubic", antialias=True, align_corners=False)
-    return torch.cat([embedding[:1], smaller[0].flatten(1).T])
-
-
 class Teacher(nn.Module):
     """The moving average of a student, and of its outputs (the centre)."""
 
@@ -161,8 +140,10 @@ class ImageText(Objective):
 
     def loss(self, batch: Batch) -> Tensor:
         images = views.normalised(views.shifted(batch.pixels, batch.rng))
-        features, texts, *rest = self.net(images, batch.ids)  # rest: scale and, for siglip, bias
-        return self.pair_loss(features, texts, *rest)
+        pairs = [image_features(self.net, images), text_features(self.net, batch.ids)]
+        scale, bias = self.net.logit_scale.exp(), self.net.logit_bias
+        rest = [scale] if bias is None else [scale, bias]  # siglip has a bias
+        return self.pair_loss(*(F.normalize(x, dim=-1) for x in pairs), *rest)
 
 
 class Slip(ImageText):
@@ -218,8 +199,9 @@ class Dino(Objective):
         local = torch.cat([_strong(batch, _LOCAL, _LOCAL_SIDE) for _ in range(_LOCALS["dino"])])
         net, head = self.teacher.module
         with torch.no_grad():
-            targets = list(head(net(whole)).chunk(2))
-        guesses = [*self.head(self.net(whole)).chunk(2), *self.head(self.net(local)).chunk(_LOCALS["dino"])]
+            targets = list(head(timm_pooled(net, whole)).chunk(2))
+        student = [self.head(timm_pooled(self.net, x)) for x in (whole, local)]
+        guesses = [*student[0].chunk(2), *student[1].chunk(_LOCALS["dino"])]
         loss = distillation_loss(guesses, targets, self.teacher.centre, same=2)
         self.teacher.recentre(targets)
         return loss
