@@ -22,7 +22,8 @@ def figure_explorer(draw: Callable[..., tuple[Figure, str]], **sliders: w.Widget
 
     The first draw happens at once, so an exception in ``draw`` is the cell's own and not lost in a callback.
     """
-    image, sentence = w.Image(format="png"), w.HTML()
+    as_drawn = w.Layout(align_self="flex-start", max_width="100%")  # not blown up to the width of the page
+    image, sentence = w.Image(format="png", layout=as_drawn), w.HTML()
 
     def update(_change: object = None) -> None:
         figure, words = draw(**{name: slider.value for name, slider in sliders.items()})

@@ -265,6 +265,16 @@ def test_counted_densities_have_an_area_of_one():
         assert (values * np.diff(edges)).sum() == pytest.approx(1)
 
 
+def test_pictures_of_a_slider_have_the_same_axes():
+    near, far = ((tasks.count_by_class(gallery(n)),) for n in (40, 8))
+    colours = dict(zip(near[0], plots.SERIES, strict=False))
+    drawn = [plots.count_histograms({"m": row}, ("by class",), colours, [near, far]).axes[0] for row in (near, far)]
+    assert drawn[0].get_xlim() == drawn[1].get_xlim()
+    assert drawn[0].get_ylim() == drawn[1].get_ylim()
+    alone = plots.count_histograms({"m": far}, ("by class",), colours).axes[0]
+    assert alone.get_ylim() != drawn[1].get_ylim()
+
+
 def test_every_plot_is_tested_here():
     drawing = {
         name

@@ -63,11 +63,15 @@ def histogram_panels(
 
 @styled
 def count_histograms(
-    rows: Mapping[str, Sequence[Mapping[str, PairCounts]]], titles: Sequence[str], colours: Mapping[str, str]
+    rows: Mapping[str, Sequence[Mapping[str, PairCounts]]],
+    titles: Sequence[str],
+    colours: Mapping[str, str],
+    unseen: Sequence[Sequence[Mapping[str, PairCounts]]] = (),
 ) -> Figure:
     """A row of panels for each model: its counted kinds of pair as densities (Reevaluating, Fig. 5).
 
     ``rows``: model -> a panel for each of ``titles``; an empty panel stands for what a model does not have.
+    ``unseen``: rows that are not drawn but fit on the same axes, as a slider's other positions.
     """
     figure, axes = new_figure(len(rows), len(titles), width=5.4, height=2.2)
     for k, (name, panels) in enumerate(rows.items()):
@@ -79,36 +83,45 @@ def count_histograms(
         ax.set_yticks([])
     for ax in axes[-1]:
         ax.set_xlabel("cosine similarity")
-    _share_range(axes, rows)
+    _share_axes(axes, [*rows.values(), *unseen], bool(unseen))
     return figure
 
 
 _MERGED = 2  # bins drawn as one: overlaps are counted in finer bins than eyes need
+_ROOM = 1.5  # for the legend above the curves
+
+
+def _density(counted: PairCounts) -> tuple[np.ndarray, np.ndarray]:
+    """Heights and edges of the bins drawn."""
+    bins = edges(len(counted.total))[::_MERGED]
+    heights = np.add.reduceat(counted.total, range(0, len(counted.total), _MERGED))
+    return heights / (counted.pairs * np.diff(bins)), bins
 
 
 def _densities(ax: Axes, kinds: Mapping[str, PairCounts], colours: Mapping[str, str], *, legend: bool) -> None:
     for k, (kind, counted) in enumerate(kinds.items()):
-        bins = edges(len(counted.total))[::_MERGED]
-        heights = np.add.reduceat(counted.total, range(0, len(counted.total), _MERGED))
-        heights = heights / (counted.pairs * np.diff(bins))
+        heights, bins = _density(counted)
         ax.stairs(heights, bins, fill=True, alpha=0.22, color=colours[kind])
         ax.stairs(heights, bins, color=colours[kind], linestyle=DASHES[k % len(DASHES)], linewidth=1.6, label=kind)
     if not kinds:
         ax.text(0.5, 0.5, "no text encoder", ha="center", va="center", transform=ax.transAxes)
         ax.grid(visible=False)
     elif legend:
-        ax.set_ylim(0, ax.get_ylim()[1] * 1.5)  # room above the curves
+        ax.set_ylim(0, ax.get_ylim()[1] * _ROOM)
         ax.legend(fontsize=8.5, loc="upper left", ncols=2)
 
 
-def _share_range(axes: np.ndarray, rows: Mapping[str, Sequence[Mapping[str, PairCounts]]]) -> None:
-    """The same cosines in all panels of a column, no wider than where there are any."""
+def _share_axes(axes: np.ndarray, rows: Sequence[Sequence[Mapping[str, PairCounts]]], heights: bool) -> None:
+    """The same cosines in all panels of a column, no wider than where there are any; with ``heights``, one height."""
     for column in range(axes.shape[1]):
-        totals = [c.total for panels in rows.values() for c in panels[column].values()]
-        if totals:
-            (found,), bins = np.nonzero(np.sum(totals, axis=0)), edges(len(totals[0]))
-            for ax in axes[:, column]:
-                ax.set_xlim(bins[found[0]], bins[found[-1] + 1])
+        counted = [c for panels in rows for c in panels[column].values()]
+        if not counted:
+            continue
+        (found,), bins = np.nonzero(sum(c.total for c in counted)), edges(len(counted[0].total))
+        for ax in axes[:, column]:
+            ax.set_xlim(bins[found[0]], bins[found[-1] + 1])
+            if heights:
+                ax.set_ylim(0, _ROOM * max(_density(c)[0].max() for c in counted))
 
 
 @styled
