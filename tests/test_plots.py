@@ -180,7 +180,9 @@ FIGURES = {
     "count_histograms": lambda: plots.count_histograms(counts()[0], ("by class", "by modality"), counts()[1]),
     "overlap_bars": lambda: plots.overlap_bars(OVERLAPS),
     "slope_chart": lambda: plots.slope_chart(
-        {"measured": SLOPES, "published": SLOPES[["model", "method", "value"]]}, ["Original", "PCA"]
+        {"measured": SLOPES, "published": SLOPES[["model", "method", "value"]].replace("m", "CLIP")},
+        ["Original", "PCA"],
+        {"m": "CLIP"},
     ),
     "paired_bars": lambda: plots.paired_bars(GAINS.assign(model="m"), "mAP (%)"),
     "method_gains": lambda: plots.method_gains(GAINS),

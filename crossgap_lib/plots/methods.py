@@ -1,7 +1,8 @@
 """Methods side by side, a line for each model."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -28,16 +29,22 @@ def method_colour(method: str, k: int, *, native: str = "image") -> str:
 
 
 @styled
-def slope_chart(panels: dict[str, pd.DataFrame], methods: Sequence[str]) -> Figure:
+def slope_chart(
+    panels: dict[str, pd.DataFrame], methods: Sequence[str], counterparts: Mapping[str, str] = MappingProxyType({})
+) -> Figure:
     """From method to method, a line for each model: mAP with its interval where there is one.
 
     ``panels``: title -> table with the columns model, method, value and, where measured, low and high. Models without
-    some method are drawn where they have one.
+    some method are drawn where they have one. ``counterparts``: model -> the model of another panel that it stands in
+    for; both look the same.
     """
     figure, axes = new_figure(1, len(panels), width=6.0, height=4.4)
+    alike = [counterparts.get(model, model) for table in panels.values() for model in table["model"]]
+    looks = {name: k for k, name in enumerate(dict.fromkeys(alike))}
     for ax, (title, table) in zip(axes[0], panels.items(), strict=True):
         present = [m for m in methods if m in set(table["method"])]
-        for k, (model, rows) in enumerate(table.groupby("model", sort=False)):
+        for model, rows in table.groupby("model", sort=False):
+            k = looks[counterparts.get(model, model)]
             _slope(ax, model, rows.set_index("method").reindex(present), k, len(present))
         ax.set_xticks(range(len(present)), present)
         ax.set(title=title, ylabel="image-image mAP (%)", xlim=(-0.2, len(present) - 0.8))
