@@ -6,23 +6,27 @@ export CROSSGAP_HEADLESS ?= 1
 # Tests run side by side, one process a core: with one thread each, they don't wait for each other.
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q -n auto
 
-.PHONY: figures test lint unit slow notebooks browser lab format clean
+.PHONY: figures test lint library unit slow notebooks browser lab format clean
 
 figures: $(VENV)/.installed
 	$(RUN)/crossgap figures
 
-test: lint unit slow notebooks browser
+test: lint library notebooks browser
 
 lint: $(VENV)/.installed
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 
+# `unit` and `slow` in one run: a core that is done takes over what waits for the other.
+library: $(VENV)/.installed
+	$(SIDE_BY_SIDE) --dist worksteal -rs --ignore=tests/test_browser.py
+
 unit: $(VENV)/.installed
-	$(SIDE_BY_SIDE) -m "not slow" --ignore=tests/test_browser.py
+	$(SIDE_BY_SIDE) --dist worksteal -m "not slow" --ignore=tests/test_browser.py
 
 # Real architectures with random weights, processes that are killed, a Ray cluster.
 slow: $(VENV)/.installed
-	$(SIDE_BY_SIDE) -rs -m slow --ignore=tests/test_browser.py
+	$(SIDE_BY_SIDE) --dist worksteal -rs -m slow --ignore=tests/test_browser.py
 
 # nbval runs every cell of every notebook; the figures of that run go to a scratch folder.
 notebooks: $(VENV)/.installed

@@ -29,7 +29,7 @@ def pooled(visual: nn.Module, images: Tensor) -> Tensor:
     x = visual.ln_pre(x + _positions(visual.positional_embedding, patches.shape[-2:]))
     *blocks, last = visual.transformer.resblocks
     for block in blocks:
-        x = block(x)
+        x = _whole_block(block, x)
     at_cls = torch.zeros(len(x), dtype=torch.long, device=x.device)
     return visual.ln_post(_last_of_open_clip(last, x, at_cls))
 
@@ -58,8 +58,17 @@ def _cropped(net: nn.Module, ids: Tensor, eot: Tensor) -> Tensor:
     x = net.token_embedding(ids[:, :length]) + net.positional_embedding[:length]
     *blocks, last = net.transformer.resblocks
     for block in blocks:
-        x = block(x, attn_mask=net.attn_mask[:length, :length])
+        x = _whole_block(block, x, net.attn_mask[:length, :length])
     return net.ln_final(_last_of_open_clip(last, x, eot)) @ net.text_projection
+
+
+def _whole_block(block: nn.Module, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The block, without the copies that ``nn.MultiheadAttention`` makes of its inputs: (b, L, width)"""
+    attn = block.attn
+    qkv = F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias).unflatten(-1, (3, attn.num_heads, -1))
+    attended = F.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4), attn_mask=mask)  # (b, heads, L, head width)
+    x = x + attn.out_proj(attended.transpose(1, 2).flatten(2))
+    return x + block.mlp(block.ln_2(x))
 
 
 def _last_of_open_clip(block: nn.Module, x: Tensor, at: Tensor) -> Tensor:
