@@ -47,7 +47,8 @@ format: $(VENV)/.installed
 clean:
 	rm -rf $(VENV) .cache
 
+# --no-compile: most modules of the packages are never imported, and those that are get compiled then.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(RUN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
