@@ -74,6 +74,22 @@ def projector_of(net: nn.Module, side: str) -> Projector:
     return Projector(_plain(value).T.contiguous())  # open_clip keeps (width, d)
 
 
+@torch.no_grad()
+def put_in(net: nn.Module, side: str, projector: Projector) -> None:
+    """Overwrites the projection of ``side`` with one of the same shape.
+
+    Raises:
+        CrossgapError: as ``projector_of``.
+    """
+    value = _site(net, side).value
+    if isinstance(value, nn.Linear):
+        value.weight.copy_(projector.weight)
+        if projector.bias is not None:
+            value.bias.copy_(projector.bias)
+    else:
+        value.copy_(projector.weight.T)
+
+
 def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().float().cpu()
 

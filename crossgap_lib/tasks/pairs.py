@@ -83,15 +83,19 @@ def class_prompts(model: "DualEncoder", images: Embeddings, template: str = "a p
     return encode_texts(model, prompts, labels=range(len(prompts)), class_names=images.class_names)
 
 
-def image_text_pairs(model: "DualEncoder", photos: Dataset) -> tuple[Embeddings, Embeddings]:
-    """Images and their first captions, row by row.
+def image_text_pairs(
+    model: "DualEncoder", photos: Dataset, *, before_projection: bool = False
+) -> tuple[Embeddings, Embeddings]:
+    """Images and their first captions, row by row; ``before_projection`` as for ``encode_images``.
 
     Where pictures have labels but no captions, the prompt of the class stands in (``meta["captions"]`` says so).
     """
-    images = encode_images(model, photos)
+    stage = {"before_projection": before_projection}
+    images = encode_images(model, photos, **stage)
     own = images.texts is not None
     captions = images.texts if own else class_prompts(model, images).texts[images.labels]
-    texts = encode_texts(model, captions.tolist(), ids=[f"{i}#0" for i in images.ids], labels=images.labels)
+    names = [f"{i}#0" for i in images.ids]
+    texts = encode_texts(model, captions.tolist(), ids=names, labels=images.labels, **stage)
     texts.meta["captions"] = "own" if own else "class prompts"
     return images, texts
 
