@@ -9,7 +9,7 @@ SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q -n auto
 .PHONY: figures test lint library unit slow notebooks browser lab format clean
 
 figures: $(VENV)/.installed
-	$(RUN)/crossgap figures
+	$(RUN)/crossgap figures --jobs 2
 
 test: lint library notebooks browser
 

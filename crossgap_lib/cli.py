@@ -81,8 +81,11 @@ def typed(text: str) -> Any:
 @DEVICE
 @click.option("-p", "extra", nargs=2, multiple=True, metavar="NAME VALUE", help="Any parameter of the notebooks.")
 @click.option("--force", is_flag=True, help="Run the notebooks whose figures are up to date, too.")
+@click.option("--jobs", type=click.IntRange(1), default=1, metavar="N", help="So many at once, the cores shared out.")
 @click.option("--out", type=click.Path(file_okay=False, writable=True, path_type=Path), default=FIGURES, metavar="DIR")
-def figures(only: tuple[str, ...], extra: tuple[tuple[str, str], ...], force: bool, out: Path, **flags: Any) -> None:
+def figures(
+    only: tuple[str, ...], extra: tuple[tuple[str, str], ...], force: bool, jobs: int, out: Path, **flags: Any
+) -> None:
     """Run the notebooks that are stale and write their figures."""
     from crossgap_lib.gallery import write_index
     from crossgap_lib.runner import run_notebooks
@@ -91,9 +94,8 @@ def figures(only: tuple[str, ...], extra: tuple[tuple[str, str], ...], force: bo
     if "models" in parameters:  # a spec may hold commas
         parameters["models"] = [spec.strip() for spec in parameters["models"].split(";") if spec.strip()]
     more = {name: typed(value) for name, value in extra}
-    runs = run_notebooks(
-        only, parameters, more, force=force, notebooks=NOTEBOOKS, out=out, report=lambda run: _say(run, out)
-    )
+    how = {"force": force, "jobs": jobs, "notebooks": NOTEBOOKS, "out": out}
+    runs = run_notebooks(only, parameters, more, **how, report=lambda run: _say(run, out))
     click.echo(f"Figures: {_near(write_index(out, NOTEBOOKS))}")
     if any(run.status == "failed" for run in runs):
         sys.exit(1)

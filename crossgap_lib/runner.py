@@ -10,10 +10,14 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b, file_digest
+from itertools import starmap
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import shorten
@@ -52,6 +56,7 @@ def run_notebooks(
     extra: Mapping[str, Any] | None = None,
     *,
     force: bool = False,
+    jobs: int = 1,
     notebooks: Path = NOTEBOOKS,
     out: Path = FIGURES,
     cwd: Path | None = None,
@@ -64,8 +69,12 @@ def run_notebooks(
         parameters: handed to each chosen notebook that declares them (all must, if ``only`` names notebooks).
         extra: handed to every chosen notebook, each of which must declare them.
         force: run those that are fresh, too.
+        jobs: how many run at once, each with its share of the cores.
         cwd: where the kernels run, so that relative paths in parameters start there; the current folder by default.
         report: called with each Run as soon as it is known.
+
+    Returns:
+        The runs in the notebooks' order.
 
     Raises:
         CrossgapError: an unknown notebook, a parameter that nobody declares, a notebook that can't be read.
@@ -74,12 +83,13 @@ def run_notebooks(
     declared = {path: declared_parameters(path) for path in _choose(tuple(only), Path(notebooks))}
     given = _share_out(declared, parameters or {}, extra or {}, explicit=bool(only))
     out.mkdir(parents=True, exist_ok=True)
-    runs = []
-    for notebook, defaults in declared.items():
-        runs.append(_run(notebook, given[notebook], defaults | given[notebook], force, out, cwd))
+    asked = [(path, given[path], defaults | given[path], force, out, cwd) for path, defaults in declared.items()]
+    runs = {}
+    for run in starmap(_run, asked) if jobs == 1 else _side_by_side(asked, jobs):
+        runs[run.name] = run
         if report:
-            report(runs[-1])
-    return runs
+            report(run)
+    return [runs[path.stem] for path in declared]
 
 
 def list_notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
@@ -140,6 +150,60 @@ def _refusal(name: str, lacking: list[Path], declared: Mapping[Path, Mapping]) -
     takes = "; ".join(f"{path.stem} takes {', '.join(known) or 'none'}" for path, known in declared.items())
     known = {parameter for parameters in declared.values() for parameter in parameters}
     return f"No parameter {name!r} in {', '.join(p.stem for p in lacking)}.{did_you_mean(name, known)} ({takes})"
+
+
+# ---------------------------------------------------------------- several at once
+
+
+def _side_by_side(asked: list[tuple], jobs: int) -> Iterator[Run]:
+    """Each run as it ends, each in a process of its own; Ctrl-C reaches all, and they clean up before this returns."""
+    waiting, begun = list(asked), {}
+    try:
+        with _one_of(jobs):
+            while waiting or begun:
+                while waiting and len(begun) < jobs:
+                    end, *process = _begin(waiting.pop(0))
+                    begun[end] = process
+                yield from (_ended(end, *begun.pop(end)) for end in wait(begun))
+    finally:
+        for process, _ in begun.values():
+            process.join()
+
+
+def _begin(each: tuple) -> tuple[Connection, BaseProcess, str]:
+    """Where the new process will tell what became of its notebook, the process, the notebook's name."""
+    spawn = get_context("spawn")
+    here, there = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_tell, args=(there, *each))
+    process.start()
+    there.close()
+    return here, process, each[0].stem
+
+
+def _tell(end: Connection, *each: Any) -> None:
+    with suppress(KeyboardInterrupt), end:  # whoever pressed Ctrl-C is told by the first process
+        try:
+            end.send(_run(*each))
+        except Exception as error:
+            end.send(error)
+
+
+def _ended(end: Connection, process: BaseProcess, name: str) -> Run:
+    with end:
+        try:
+            told = end.recv()
+        except EOFError:
+            told = None
+    process.join()
+    if isinstance(told, Exception):
+        raise told
+    return told or Run(name, "failed", message=f"its process, which ended with {process.exitcode}")
+
+
+def _one_of(jobs: int) -> AbstractContextManager:
+    """The environment of a process among ``jobs``: bars would overwrite each other, threads wait for each other."""
+    share = max(1, (os.cpu_count() or 1) // jobs)
+    return _environment(CROSSGAP_HEADLESS="1", OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", str(share)))
 
 
 # ---------------------------------------------------------------- one notebook

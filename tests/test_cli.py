@@ -93,13 +93,13 @@ def figures(monkeypatch, tmp_path):
 
 def test_figures_hands_on_only_what_was_given(figures, tmp_path):
     (tmp_path / "f.npz").touch()
-    options = "--only 01 --only 2 --model m --embeddings f.npz -p steps 5 -p names [a,b] --force --out here"
+    options = "--only 01 --only 2 --model m --embeddings f.npz -p steps 5 -p names [a,b] --force --jobs 3 --out here"
     assert run("figures", *options.split()).exit_code == 0
     only, parameters, extra, more = figures.calls[0]
     assert only == ("01", "2")
     assert parameters == {"model": "m", "embeddings": "f.npz"}
     assert extra == {"steps": 5, "names": ["a", "b"]}
-    assert more["force"] is True
+    assert (more["force"], more["jobs"]) == (True, 3)
 
 
 def test_figures_prints_a_line_a_notebook_and_the_index(figures):

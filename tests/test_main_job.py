@@ -17,19 +17,17 @@ from crossgap_lib.cli import cli
 from crossgap_lib.embeddings import Embeddings
 
 
-def photographs(folder, layout: str, a_class: int = 14) -> None:
+def photographs(folder, a_class: int = 14) -> None:
     """Crops of two real photographs (scikit-learn's) as cats and dogs, and one broken JPEG."""
-    for name, photo in zip(("cat", "dog"), load_sample_images().images, strict=True):
+    for name, photo in zip(("Cat", "Dog"), load_sample_images().images, strict=True):
         rng = np.random.default_rng(0)
-        place = folder / "PetImages" / name.title() if layout == "PetImages" else folder / "train"
+        place = folder / "PetImages" / name
         place.mkdir(parents=True, exist_ok=True)
         for k in range(a_class):
             y, x = rng.integers(0, 200, 2)
-            file = f"{k}.jpg" if layout == "PetImages" else f"{name}.{k}.jpg"
-            Image.fromarray(photo[y : y + 220, x : x + 260]).save(place / file)
-        broken = "666.jpg" if layout == "PetImages" else f"{name}.666.jpg"
-        if name == "cat":
-            (place / broken).write_bytes((place / file).read_bytes()[:900])
+            Image.fromarray(photo[y : y + 220, x : x + 260]).save(place / f"{k}.jpg")
+    whole = folder / "PetImages" / "Cat" / "0.jpg"
+    whole.with_name("666.jpg").write_bytes(whole.read_bytes()[:900])
 
 
 def run_figures(*arguments: str):
@@ -46,7 +44,7 @@ def spoken(path) -> str:
 
 @pytest.mark.slow
 def test_dogs_vs_cats_on_photographs(tmp_path):
-    photographs(tmp_path / "photos", "PetImages")  # test_datasets reads the other layout
+    photographs(tmp_path / "photos")  # test_datasets reads the other layout
     run_figures("--only", "01", "--data", f"dogs-vs-cats:{tmp_path / 'photos'}", "--out", str(tmp_path / "out"))
     made = tmp_path / "out" / "01_dogs_vs_cats"
     said = spoken(made / "01_dogs_vs_cats.ipynb")

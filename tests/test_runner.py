@@ -119,6 +119,39 @@ def test_nothing_else_is_left_behind(real):
     assert str(base) not in (base / "out/01_good/01_good.ipynb").read_text()
 
 
+MEET = """\
+import os, time
+Path(NAME).touch()
+other = Path({"01_a": "02_b", "02_b": "01_a"}[NAME])
+until = time.monotonic() + 60
+while not other.exists():
+    assert time.monotonic() < until, "the other one never began"
+    time.sleep(0.05)
+(folder / "threads.txt").write_text(os.environ["OMP_NUM_THREADS"])"""
+
+
+def test_two_at_once_share_the_cores_and_come_back_in_order(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    out, names = tmp_path / "out", ("01_a", "02_b", "03_fails")
+    for name in names[:2]:
+        notebook(tmp_path / "nb", name, SAVE, MEET)
+    notebook(tmp_path / "nb", names[2], "raise ValueError('no cat')")
+    seen = []
+    runs = run_notebooks(jobs=2, notebooks=tmp_path / "nb", out=out, cwd=tmp_path, report=seen.append)
+    assert [(run.name, run.status) for run in runs] == list(zip(names, ("ran", "ran", "failed"), strict=True))
+    assert sorted(seen, key=lambda run: run.name) == runs
+    assert [(out / name / "threads.txt").read_text() for name in names[:2]] == ["3", "3"]
+    assert left_over(out) == []
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+def test_a_process_that_is_killed_is_a_failure_of_its_notebook(tmp_path):
+    notebook(tmp_path / "nb", "01_killed", "import os, signal; os.kill(os.getppid(), signal.SIGKILL)")
+    (run,) = run_notebooks(jobs=2, notebooks=tmp_path / "nb", out=tmp_path / "out", cwd=tmp_path)
+    assert (run.status, run.message) == ("failed", "its process, which ended with -9")
+
+
 # ---------------------------------------------------------------- without kernels
 
 
