@@ -235,7 +235,7 @@ def _execute(notebook: Path, executed: Path, given: dict, cwd: Path) -> str:
     options = {
         "kernel_name": "python3",
         "kernel_manager_class": _ThisPython,
-        "extra_arguments": ["--log-level=50"],  # a kernel's log only: of local TCP ports, of being told to stop
+        "extra_arguments": ["--log-level=50"],  # each kernel warns of local TCP ports, and of being told to stop
         "progress_bar": watched(),
         "cwd": cwd,
     }
