@@ -130,7 +130,7 @@ def test_parameters_are_plain_literals_with_types(notebook):
     for line, statement in zip(source.splitlines(), ast.parse(source).body, strict=True):
         assert isinstance(statement, ast.Assign)
         value = ast.literal_eval(statement.value)
-        comment = re.search(r"  # type: (str|int|float|bool|list\[(?:str|int|float)\])$", line)
+        comment = re.search(r"  # type: (str|int|float|bool|list\[(?:str|int|float|list\[str\])\])$", line)
         assert comment, line
         assert type(value).__name__ == comment[1].partition("[")[0]
 
