@@ -1,10 +1,7 @@
 """``crossgap``: the command line. Heavy imports stay inside the commands, so that ``--help`` is quick."""
 
 import datetime
-import os
-import platform
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +9,7 @@ import click
 import yaml
 
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.paths import FIGURES, MINIS, NOTEBOOKS, cache_dir
+from crossgap_lib.paths import FIGURES, MINIS, NOTEBOOKS
 
 if TYPE_CHECKING:
     from crossgap_lib.embeddings import Embeddings
@@ -175,7 +172,6 @@ def _change(text: str) -> tuple[str, Any]:
 @click.option("--measure", is_flag=True, help="Measure the numbers anew, a minute for each model.")
 def zoo(measure: bool) -> None:
     """Print the cards of the shipped minis, side by side."""
-    from crossgap_lib.paths import MINIS
     from crossgap_lib.pretrain.cards import remeasure, zoo
 
     for folder in sorted(MINIS.glob("mini-*")) if measure else ():
@@ -339,63 +335,7 @@ def dof(d: int, n: int, tolerance: float, seed: int) -> None:
 @cli.command()
 def doctor() -> None:
     """Say what is here: device, versions, cache, weights."""
-    for topic, found in _findings().items():
+    from crossgap_lib.doctor import findings
+
+    for topic, found in findings().items():
         click.echo(f"{topic + ':':<16}{found}")
-
-
-def _findings() -> dict[str, str]:
-    import torch
-
-    return {
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "CUDA": _cuda(),
-        "CPU threads": f"{torch.get_num_threads()} of {os.cpu_count()}",
-        "Python": platform.python_version(),
-        "crossgap": _version("crossgap"),
-        "torch": torch.__version__,
-        "open_clip": _version("open_clip_torch"),
-        "timm": _version("timm"),
-        "cache": f"{cache_dir()} ({_megabytes(cache_dir()):.1f} MB)",
-        "minis": ", ".join(_minis()) or "none",
-        "cached weights": ", ".join(_cached_weights()) or "none (crossgap fetch SPEC brings them)",
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _cuda() -> str:
-    import torch
-
-    names = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
-    return f"{torch.version.cuda}, {', '.join(names)}" if names else "none"
-
-
-def _megabytes(folder: Path) -> float:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
-
-
-def _minis() -> list[str]:
-    return sorted(path.name for path in MINIS.glob("mini-*") if any(path.glob("*.safetensors")))
-
-
-def _cached_weights() -> list[str]:
-    """The open_clip weights in the hub's cache, as ``load_model`` takes them."""
-    import open_clip
-
-    pairs = [(arch, tag, open_clip.get_pretrained_cfg(arch, tag)) for arch, tag in open_clip.list_pretrained()]
-    return [f"{arch},{tag}" for arch, tag, cfg in pairs if _is_cached(cfg.get("hf_hub", ""))]
-
-
-def _is_cached(hub_path: str) -> bool:
-    """Whether weights at open_clip's "org/repo/" or "org/repo/file" are here, under any name open_clip takes."""
-    from huggingface_hub import try_to_load_from_cache
-    from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
-
-    repo, _, file = hub_path.rpartition("/")
-    names = (file, Path(file).stem + ".safetensors") if file else (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)
-    return bool(repo) and any(isinstance(try_to_load_from_cache(repo, name), str) for name in names)

@@ -12,7 +12,8 @@ from jinja2 import Environment
 from PIL import Image
 
 from crossgap_lib.paths import NOTEBOOKS
-from crossgap_lib.runner import list_notebooks, read_record
+from crossgap_lib.runner import list_notebooks
+from crossgap_lib.staleness import read_record
 
 # A sentence ends at . ! or ? before a capital, unless the full stop belongs to "App. B", "Fig. 2" or "et al."
 _SENTENCE = re.compile(

@@ -5,19 +5,11 @@ What papermill lets pass is refused here: unknown parameters, and errors inside 
 """
 
 import ast
-import json
-import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from hashlib import blake2b, file_digest
 from itertools import starmap
-from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import shorten
@@ -30,14 +22,13 @@ from jupyter_client.kernelspec import KernelSpecManager
 from traitlets import default
 
 from crossgap_lib.errors import CrossgapError, did_you_mean
-from crossgap_lib.paths import DATA, FIGURES, MINIS, NOTEBOOKS
+from crossgap_lib.paths import FIGURES, NOTEBOOKS
+from crossgap_lib.processes import environment, side_by_side
 from crossgap_lib.progress import watched
+from crossgap_lib.staleness import is_fresh, run_key, write_record
 
-PACKAGE = Path(__file__).resolve().parent
-RECORD = ".run.json"  # in each notebook's folder: what the figures were made from
 WIDGETS = "application/vnd.jupyter.widget-state+json"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_FOLDERS = re.compile(r"(?<![^\s:,;=('\"\[])/(?:[^/:,;]+/)*")  # the folders of an absolute path, anywhere in a spec
 
 
 @dataclass(frozen=True)
@@ -85,7 +76,7 @@ def run_notebooks(
     out.mkdir(parents=True, exist_ok=True)
     asked = [(path, given[path], defaults | given[path], force, out, cwd) for path, defaults in declared.items()]
     runs = {}
-    for run in starmap(_run, asked) if jobs == 1 else _side_by_side(asked, jobs):
+    for run in side_by_side(_run, asked, jobs, lost=_lost) if jobs > 1 else starmap(_run, asked):
         runs[run.name] = run
         if report:
             report(run)
@@ -152,68 +143,14 @@ def _refusal(name: str, lacking: list[Path], declared: Mapping[Path, Mapping]) -
     return f"No parameter {name!r} in {', '.join(p.stem for p in lacking)}.{did_you_mean(name, known)} ({takes})"
 
 
-# ---------------------------------------------------------------- several at once
-
-
-def _side_by_side(asked: list[tuple], jobs: int) -> Iterator[Run]:
-    """Each run as it ends, each in a process of its own; Ctrl-C reaches all, and they clean up before this returns."""
-    waiting, begun = list(asked), {}
-    try:
-        with _one_of(jobs):
-            while waiting or begun:
-                while waiting and len(begun) < jobs:
-                    end, *process = _begin(waiting.pop(0))
-                    begun[end] = process
-                yield from (_ended(end, *begun.pop(end)) for end in wait(begun))
-    finally:
-        for process, _ in begun.values():
-            process.join()
-
-
-def _begin(each: tuple) -> tuple[Connection, BaseProcess, str]:
-    """Where the new process will tell what became of its notebook, the process, the notebook's name."""
-    spawn = get_context("spawn")
-    here, there = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=_tell, args=(there, *each))
-    process.start()
-    there.close()
-    return here, process, each[0].stem
-
-
-def _tell(end: Connection, *each: Any) -> None:
-    with suppress(KeyboardInterrupt), end:  # whoever pressed Ctrl-C is told by the first process
-        try:
-            end.send(_run(*each))
-        except Exception as error:
-            end.send(error)
-
-
-def _ended(end: Connection, process: BaseProcess, name: str) -> Run:
-    with end:
-        try:
-            told = end.recv()
-        except EOFError:
-            told = None
-    process.join()
-    if isinstance(told, Exception):
-        raise told
-    return told or Run(name, "failed", message=f"its process, which ended with {process.exitcode}")
-
-
-def _one_of(jobs: int) -> AbstractContextManager:
-    """The environment of a process among ``jobs``: bars would overwrite each other, threads wait for each other."""
-    share = max(1, (os.cpu_count() or 1) // jobs)
-    return _environment(CROSSGAP_HEADLESS="1", OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", str(share)))
-
-
 # ---------------------------------------------------------------- one notebook
 
 
 def _run(notebook: Path, given: dict, values: dict, force: bool, out: Path, cwd: Path) -> Run:
     name = notebook.stem
     folder, failed = out / name, out / f"{name}.failed.ipynb"
-    key = _key(notebook, values, cwd)
-    if not force and not failed.exists() and _is_fresh(folder, key):
+    key = run_key(notebook, values, cwd)
+    if not force and not failed.exists() and is_fresh(folder, key):
         return Run(name, "fresh")
     started = time.monotonic()
     with TemporaryDirectory(prefix=f".{name}.part-", dir=out, ignore_cleanup_errors=True) as part:
@@ -224,10 +161,15 @@ def _run(notebook: Path, given: dict, values: dict, force: bool, out: Path, cwd:
         if problem:
             _keep_failed(stage / notebook.name, failed)
             return Run(name, "failed", seconds, problem)
-        _write_record(stage, key, values, seconds)
+        write_record(stage, key, values, seconds)
         _swap(stage, folder)
     failed.unlink(missing_ok=True)
     return Run(name, "ran", seconds)
+
+
+def _lost(asked: tuple, exit_code: int) -> Run:
+    """Of a notebook whose process was killed, as where memory runs out."""
+    return Run(asked[0].stem, "failed", message=f"its process, which ended with {exit_code}")
 
 
 def _execute(notebook: Path, executed: Path, given: dict, cwd: Path) -> str:
@@ -241,7 +183,7 @@ def _execute(notebook: Path, executed: Path, given: dict, cwd: Path) -> str:
     }
     figures = str(executed.parent.parent)  # the notebook writes to CROSSGAP_FIGURES/NN_name
     try:
-        with _environment(CROSSGAP_FIGURES=figures, CROSSGAP_HEADLESS="1"):
+        with environment(CROSSGAP_FIGURES=figures, CROSSGAP_HEADLESS="1"):
             papermill.execute_notebook(_literal(notebook), _literal(executed), given, **options)
     except papermill.PapermillExecutionError as error:
         return f"cell [{error.exec_count}]: {_brief(error.ename, error.evalue)}"
@@ -306,18 +248,6 @@ def _swap(stage: Path, folder: Path) -> None:
         raise
 
 
-@contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    """Environment variables that a kernel started meanwhile inherits."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
 def _literal(path: Path) -> str:
     """papermill takes braces in a path for format fields."""
     return str(path).replace("{", "{{").replace("}", "}}")
@@ -325,103 +255,3 @@ def _literal(path: Path) -> str:
 
 def _brief(kind: str, message: str) -> str:
     return shorten(f"{kind}: {_ANSI.sub('', message)}", 300, placeholder=" ...")
-
-
-# ---------------------------------------------------------------- staleness
-
-
-def _is_fresh(folder: Path, key: str) -> bool:
-    record = read_record(folder)
-    return record.get("key") == key and all((folder / name).is_file() for name in record["files"])
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """What ``folder`` was made from: key, files, finished (UTC), seconds, parameters; {} where nothing says so."""
-    try:
-        return json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def _write_record(folder: Path, key: str, values: Mapping[str, Any], seconds: float) -> None:
-    record = {
-        "key": key,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(seconds, 1),
-        "parameters": {name: _FOLDERS.sub("", str(value)) for name, value in values.items()},
-        "files": sorted(path.relative_to(folder).as_posix() for path in _files(folder)),
-    }
-    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-
-
-def _key(notebook: Path, values: Mapping[str, Any], cwd: Path) -> str:
-    """Changes with the notebook's cells, the library, the parameters, the files they name and the papers' tables."""
-    digest = blake2b(digest_size=16)
-    for fact in _facts(notebook, values, cwd):
-        digest.update(repr(fact).encode() + b"\0")
-    return digest.hexdigest()
-
-
-def _facts(notebook: Path, values: Mapping[str, Any], cwd: Path) -> Iterator[object]:
-    for cell in nbformat.read(notebook, as_version=4).cells:
-        yield cell.cell_type, cell.source, cell.metadata.get("tags", [])
-    yield sorted(values.items())
-    yield from _contents(PACKAGE, ".py")
-    yield from _contents(DATA / "published")
-    for text in _texts(values.values()):
-        yield from _input_files(text, cwd)
-
-
-def _texts(values: Iterable[Any]) -> Iterator[str]:
-    for value in values:
-        if isinstance(value, str):
-            yield from value.split(";")  # several data sets, as the command line gives them
-        elif isinstance(value, list | tuple):
-            yield from _texts(value)
-
-
-def _input_files(text: str, cwd: Path) -> Iterator[object]:
-    """What is in the files that a parameter names: "mini-clip", "features.npz", "ViT-B-32,PATH", "folder:PATH"."""
-    for mini in re.findall(r"mini-[\w-]+", text):
-        yield from _contents(MINIS / mini)
-    if os.path.isfile(bare := _resolve(text, cwd)):
-        yield _content(bare)
-    if os.path.isfile(weights := _resolve(text.partition(",")[2], cwd)):
-        yield _stamp(weights)
-    prefix, _, rest = text.partition(":")
-    if rest and prefix != "world":
-        yield from _listing(_resolve(rest, cwd))
-
-
-def _resolve(name: str, cwd: Path) -> Path:
-    return cwd / os.path.expanduser(name)
-
-
-def _listing(path: Path) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Size and time of every file: photo folders are too large to be read for this."""
-    if os.path.isfile(path.parent):  # captions:FILE/split
-        path = path.parent
-    yield from ((file.relative_to(path).as_posix(), _stamp(file)) for file in _files(path))
-
-
-def _files(path: Path) -> list[Path]:
-    """The file itself, or every file below a folder; none where nothing is."""
-    if os.path.isfile(path):
-        return [path]
-    return sorted(p for p in path.rglob("*") if p.is_file()) if os.path.isdir(path) else []
-
-
-def _contents(folder: Path, ending: str = "") -> Iterator[tuple[str, str]]:
-    for path in _files(folder):
-        if path.name.endswith(ending) and "__pycache__" not in path.parts:
-            yield path.relative_to(folder).as_posix(), _content(path)
-
-
-def _content(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, blake2b).hexdigest()
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns

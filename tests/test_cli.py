@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 
 import crossgap_lib.cli as cli
-from crossgap_lib import datasets, encoding, gallery, models, pretrain, runner
+from crossgap_lib import datasets, doctor, encoding, gallery, models, pretrain, runner
 from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.runner import Run
@@ -223,7 +223,7 @@ def test_doctor_finds_versions_cache_minis_and_weights(monkeypatch, tmp_path):
     (minis / "mini-clip" / "open_clip_model.safetensors").touch()
     (tmp_path / "cache" / "features").write_bytes(bytes(2_000_000))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
-    monkeypatch.setattr(cli, "MINIS", minis)
+    monkeypatch.setattr(doctor, "MINIS", minis)
     monkeypatch.setenv("CROSSGAP_CACHE", str(tmp_path / "cache"))
     result = run("doctor")
     assert result.exit_code == 0
