@@ -30,6 +30,7 @@ from torch.nn import functional as F
 
 from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.memory import keep_freed_memory
 from crossgap_lib.paths import cache_dir
 from crossgap_lib.progress import bar
 from crossgap_lib.towers import Encode, ImageTower, TextTower
@@ -230,6 +231,7 @@ def optimise(job: Job, targets: Tensor, noise: Tensor, samples: int) -> tuple[Te
 
     No step waits for the device: losses and snapshots stay there until the end.
     """
+    keep_freed_memory()
     fast = job.accelerated
     tokens = (fast.begin(targets) if fast else noise.clone()).requires_grad_()
     eps = _EPS * samples if job.paper else _EPS

@@ -1,6 +1,9 @@
 """What ``crossgap bench`` and the memory budget measure; no test asserts on a clock."""
 
 import json
+import platform
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -108,6 +111,33 @@ def test_peak_memory_sees_what_was_taken():
     with PeakMemory(CPU) as quiet:
         pass
     assert quiet.bytes < 8 * MIB
+
+
+FAULTS = """
+import ctypes, resource, sys
+from crossgap_lib.memory import keep_freed_memory
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+def step():
+    before, blocks = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, [libc.malloc(8 << 20) for _ in range(4)]
+    for block in blocks:
+        ctypes.memset(ctypes.c_void_p(block), 1, 8 << 20)
+    for block in blocks:
+        libc.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+print([step() for _ in range(4)][-1])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone takes these options")
+def test_freed_memory_is_kept_for_the_next_step():
+    """Page faults of a step that takes and frees 32 MiB, in a process of its own: 8192 pages where none are kept."""
+    run = [sys.executable, "-c", FAULTS]
+    kept, plain = (int(subprocess.check_output([*run, how], text=True)) for how in ("keep", "plain"))
+    assert kept < 100
+    assert plain > 1000
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,15 @@ from open_clip.loss import ClipLoss, SigLipLoss
 from torch.nn import functional as F
 
 from crossgap_lib.pretrain import RECIPES, objectives, views
-from crossgap_lib.pretrain.objectives import Batch, distillation_loss, make_objective, simclr_loss, write_skeleton
+from crossgap_lib.pretrain.objectives import (
+    Batch,
+    balanced,
+    distillation_loss,
+    koleo_loss,
+    make_objective,
+    simclr_loss,
+    write_skeleton,
+)
 
 
 def draw(*shape, seed=0):
@@ -45,23 +53,59 @@ def test_simclr_is_the_textbook_loop():
 
 
 def test_distillation_is_the_textbook_loop():
-    student, teacher = [draw(4, 6, seed=s) for s in range(3)], [draw(4, 6, seed=10 + s) for s in range(2)]
-    centre, losses = draw(6, seed=20), []
-    for i, t in enumerate(teacher):
+    student = [draw(4, 6, seed=s) for s in range(3)]
+    targets, losses = [draw(4, 6, seed=10 + s).softmax(-1) for s in range(2)], []
+    for i, t in enumerate(targets):
         for j, s in enumerate(student):
             if i == j:
                 continue
-            for row in range(4):
-                target = torch.softmax((t[row] - centre) / 0.04, 0)
-                losses.append(-sum(target * torch.log(torch.softmax(s[row] / 0.1, 0))).item())
-    assert distillation_loss(student, teacher, centre, same=2).item() == pytest.approx(np.mean(losses), rel=1e-9)
+            losses += [-sum(t[row] * torch.log(torch.softmax(s[row] / 0.1, 0))).item() for row in range(4)]
+    assert distillation_loss(student, targets, same=2).item() == pytest.approx(np.mean(losses), rel=1e-9)
 
 
 def test_distillation_compares_all_pairs_where_no_view_is_shared():
-    student, teacher, centre = [draw(4, 6)], [draw(4, 6)], torch.zeros(6, dtype=torch.float64)
-    target = torch.softmax(teacher[0] / 0.04, -1)
-    expected = F.cross_entropy(student[0] / 0.1, target)
-    assert distillation_loss(student, teacher, centre).item() == pytest.approx(expected.item())
+    student, target = draw(4, 6), draw(4, 6, seed=1).softmax(-1)
+    expected = F.cross_entropy(student / 0.1, target)
+    assert distillation_loss([student], [target]).item() == pytest.approx(expected.item())
+
+
+def test_centred_targets_take_the_running_mean_off():
+    centre = objectives.Centre()
+    first, second = draw(3, 512).float(), draw(3, 512, seed=1).float()
+    torch.testing.assert_close(centre(first), torch.softmax(first / 0.04, -1))  # nothing was seen before
+    torch.testing.assert_close(centre(second), torch.softmax((second - 0.1 * first.mean(0)) / 0.04, -1))
+
+
+def test_balanced_targets_use_every_prototype_equally():
+    """Sinkhorn-Knopp goes to the plan of optimal transport with these marginals: here to a fixed point of both."""
+    logits = draw(12, 4) * 0.05
+    plan = torch.exp(logits / 0.05)
+    for _ in range(500):
+        plan = plan * (12 / 4) / plan.sum(0)
+        plan = plan / plan.sum(1, keepdim=True)
+    targets = balanced(logits)
+    torch.testing.assert_close(targets.sum(1), torch.ones(12, dtype=torch.float64))
+    torch.testing.assert_close(
+        targets.sum(0), torch.full((4,), 3.0, dtype=torch.float64), rtol=0.05, atol=0
+    )  # after three rounds
+    torch.testing.assert_close(targets, plan, rtol=0.1, atol=1e-3)
+    assert torch.softmax(logits / 0.05, -1).sum(0).std() > 10 * targets.sum(0).std(), "the plain softmax is not equal"
+
+
+def test_koleo_is_the_textbook_loop_and_spreads_points():
+    features = draw(7, 5)
+    z, losses = F.normalize(features, dim=-1), []
+    for i in range(7):
+        losses.append(-math.log(min(float((z[i] - z[k]).norm()) for k in range(7) if k != i)))
+    assert koleo_loss(features).item() == pytest.approx(np.mean(losses), rel=1e-6)
+    points = torch.nn.Parameter(torch.tensor([[1.0, 0.0], [1.0, 0.01], [1.0, -0.02]]))
+    optimizer = torch.optim.SGD([points], lr=0.05)
+    for _ in range(300):
+        optimizer.zero_grad()
+        koleo_loss(points).backward()
+        optimizer.step()
+    around = F.normalize(points.detach(), dim=-1)
+    assert (around @ around.T).fill_diagonal_(-1).max() < 0.5, "near 120 degrees apart, from 1 degree"
 
 
 @pytest.mark.parametrize(("name", "loss"), [("mini-clip", ClipLoss()), ("mini-siglip", SigLipLoss())])
@@ -141,12 +185,6 @@ def test_teacher_follows_the_student(tmp_path):
     assert objective.shipped() is objective.teacher.module[0]
 
 
-def test_centre_is_the_running_mean_of_the_teachers_outputs(tmp_path):
-    teacher = make("mini-dino", tmp_path).teacher
-    teacher.recentre([torch.ones(3, 512), 3 * torch.ones(3, 512)])
-    torch.testing.assert_close(teacher.centre, torch.full((512,), 0.2))
-
-
 # ---------------------------------------------------------------- views
 
 
@@ -179,6 +217,25 @@ def test_jitter_keeps_pixels_in_range_and_grays_some():
     assert 0.13 < gray < 0.27
     same = ((out - pixels).abs().amax(dim=(1, 2, 3)) < 1e-6).float().mean()
     assert 0.1 < same < 0.25, "a fifth is not distorted, and a fifth of those is gray"
+
+
+def test_a_turn_of_the_hue_moves_colours_in_a_circle_about_gray():
+    primaries = torch.eye(3).view(3, 3, 1, 1)  # red, green, blue
+    third = views.turned(primaries, np.full(3, 2 * np.pi / 3))
+    torch.testing.assert_close(third, primaries.roll(-1, dims=0))  # red becomes green, green blue, blue red
+    grays = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0)).expand(5, 3, 4, 4)
+    torch.testing.assert_close(views.turned(grays, np.linspace(0, 6, 5)), grays)
+    colours = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    there_and_back = views.turned(views.turned(colours, np.arange(5.0)), -np.arange(5.0))
+    torch.testing.assert_close(there_and_back, colours)
+
+
+def test_the_hue_is_turned_where_asked_alone():
+    red = torch.tensor([0.5, 0.2, 0.2]).view(1, 3, 1, 1).expand(200, 3, 8, 8)
+    kept, turned = (views.jittered(red, np.random.default_rng(0), hue) for hue in (0.0, 0.5))
+    assert (kept.argmax(dim=1) == 0).all(), "red stays red, or becomes gray"
+    shares = turned.argmax(dim=1)[:, 0, 0].bincount(minlength=3) / 200
+    assert shares.min() > 0.15, "as often green and blue as red"
 
 
 def test_blur_leaves_flat_pictures_alone():

@@ -149,6 +149,7 @@ def test_image_only_mini_is_written_for_timm_alone(tmp_path, monkeypatch):
     measured = json.loads((folder / "card.json").read_text())["measured"]
     assert "modality gap" not in measured
     assert 0 < measured["image-image mAP, all kinds"] < 1
+    assert {"image-image mAP, by background", "image-image mAP, by colour"} <= set(measured)
     assert "timm.create_model" in (folder / "README.md").read_text()
 
 

@@ -57,11 +57,22 @@ def _gray(batch: Tensor) -> Tensor:
     return (batch * weights).sum(dim=1, keepdim=True)
 
 
-def jittered(batch: Tensor, rng: np.random.Generator) -> Tensor:
+def turned(batch: Tensor, angles: np.ndarray) -> Tensor:
+    """Each picture's colours turned about the gray axis by its angle (b,), in radians; grays stay as they are."""
+    axis = torch.full((3,), 3**-0.5)
+    cross = torch.linalg.cross(torch.eye(3), axis.expand(3, 3))
+    cos, sin = (torch.from_numpy(f(angles).astype(np.float32)).view(-1, 1, 1) for f in (np.cos, np.sin))
+    turn = cos * torch.eye(3) + sin * cross + (1 - cos) * torch.outer(axis, axis)  # (b, 3, 3), Rodrigues' formula
+    return torch.einsum("bij,bjhw->bihw", turn.to(batch.device), batch)
+
+
+def jittered(batch: Tensor, rng: np.random.Generator, hue: float = 0.0) -> Tensor:
     """SimCLR's colour distortion (Chen et al. 2020, App. A): brightness, contrast, saturation in 8 of 10 pictures, gray
-    in 2 of 10. Hue stays: turning it would swap the colours that captions name."""
+    in 2 of 10. ``hue`` is the largest turn, of the whole circle: none where captions name the colours."""
     b = len(batch)
     some = rng.random(b) < 0.8
+    if hue:
+        batch = turned(batch, 2 * np.pi * np.where(some, rng.uniform(-hue, hue, b), 0))
     brightness, contrast, saturation = (_column(np.where(some, rng.uniform(0.6, 1.4, b), 1), batch) for _ in range(3))
     saturation = torch.where(_column(rng.random(b) < 0.2, batch) > 0, 0, saturation)
     batch = batch * brightness
@@ -77,6 +88,6 @@ def blurred(batch: Tensor, rng: np.random.Generator) -> Tensor:
     return torch.where(_column(rng.random(len(batch)) < 0.5, batch) > 0, soft, batch)
 
 
-def strong(batch: Tensor, rng: np.random.Generator, area: tuple[float, float], side: int) -> Tensor:
+def strong(batch: Tensor, rng: np.random.Generator, area: tuple[float, float], side: int, hue: float = 0.0) -> Tensor:
     """Crop, flip, colour and blur, normalised: a view for SimCLR or DINO."""
-    return normalised(blurred(jittered(crops(batch, rng, area, side), rng), rng))
+    return normalised(blurred(jittered(crops(batch, rng, area, side), rng, hue), rng))
