@@ -7,8 +7,8 @@
   the moving average of the image tower, sees the whole picture, the student small crops. From the first step on, where
   SigLIP 2 adds it for the last fifth; without its decoder and masked-patch losses.
 * dino: self-distillation alone, no text; the teacher is what is kept. DINO (Caron et al. 2021) with what DINOv2 added
-  against collapse (Oquab et al. 2023): targets balanced by Sinkhorn-Knopp, features spread by KoLeo. Without these two
-  all that was left after ten epochs was whether the background is black. Without masked patches.
+  against collapse (Oquab et al. 2023): targets balanced by Sinkhorn-Knopp, features spread by KoLeo. A run without
+  these two (and with views of any hue) ended at one bit: whether the background is black. Without masked patches.
 """
 
 import copy
