@@ -12,7 +12,7 @@ import pytest
 from crossgap_lib.processes import side_by_side
 
 SLOW = """\
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from crossgap_lib.processes import side_by_side
 
@@ -24,6 +24,7 @@ def work(name):
         Path(f"{name}.cleaned").touch()
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so do we then
     list(side_by_side(work, [("1",), ("2",), ("3",)], 2, lost=print))
 """
 
