@@ -79,7 +79,7 @@ def gemm_rate(device: torch.device, dtype: torch.dtype, repeats: int = 4) -> flo
     alone would set the mark at less than half of what such a machine can do.
     """
     weight = torch.randn(_GEMM, _GEMM, device=device).to(dtype)
-    rows = torch.randn(_GEMM // 2, _GEMM, device=device).to(dtype)
+    rows = torch.randn(_GEMM // 2, _GEMM, device=device).to(dtype)  # few enough for packed weights
     seconds = []
     for product in (partial(F.linear, weight=weight), FrozenLinear(weight, None)):
         watch = Stopwatch(product, device)

@@ -37,8 +37,8 @@ _FIXED = """\
 One seed. The world's nuisance strength and mention rates, and the recipe, were fixed by zero-shot accuracy and
 dogs-vs-cats retrieval alone, before looking at what inversion or projection do."""
 _FIXED_BLIND = """\
-One seed. Its views and its guards against collapse were fixed by what image-image retrieval finds by kind, background
-and colour, and by the rank of the features, after an epoch or two; everything else is as in the other minis."""
+One seed. Its views and its guards against collapse were chosen in trial runs, one of them whole, by the rank of the
+features and by what image-image retrieval finds by kind, background and colour; the rest is as in the other minis."""
 
 
 # ---------------------------------------------------------------- numbers
