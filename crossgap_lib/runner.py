@@ -5,15 +5,17 @@ What papermill lets pass is refused here: unknown parameters, and errors inside 
 """
 
 import ast
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import starmap
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from textwrap import shorten
 from typing import Any
+from uuid import uuid4
 
 import nbformat
 import papermill
@@ -207,6 +209,15 @@ class _ThisPython(AsyncKernelManager):
     @default("kernel_spec_manager")
     def _native_only(self) -> KernelSpecManager:
         return KernelSpecManager(kernel_dirs=[], parent=self)
+
+    @default("transport")
+    def _no_ports(self) -> str:
+        """Sockets that are files: two kernels that start at once may choose the same free TCP port, and one dies."""
+        return "ipc" if os.name == "posix" else "tcp"
+
+    @default("ip")
+    def _own_files(self) -> str:
+        return f"{gettempdir()}/crossgap-{uuid4().hex}" if self.transport == "ipc" else "127.0.0.1"
 
 
 def _widget_error(nb: nbformat.NotebookNode) -> str:
