@@ -11,7 +11,9 @@ SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q -n auto
 figures: $(VENV)/.installed
 	$(RUN)/crossgap figures --jobs 2
 
-test: lint library notebooks browser
+# All stages run, whatever one of them finds, and the whole fails at the end.
+test:
+	$(MAKE) --keep-going lint library notebooks browser
 
 lint: $(VENV)/.installed
 	$(RUN)/ruff check .

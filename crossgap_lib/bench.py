@@ -46,7 +46,7 @@ class Stopwatch:
     """Wraps a loop's forward pass and notes when each begins: the gaps between are the steps."""
 
     def __init__(self, forward: Callable[[Tensor], Tensor], device: torch.device):
-        self.forward, self.cuda, self.marks = forward, device.type == "cuda", []
+        self.forward, self.device, self.cuda, self.marks = forward, device, device.type == "cuda", []
 
     def __call__(self, tokens: Tensor) -> Tensor:
         self.marks.append(self._now())
@@ -56,14 +56,14 @@ class Stopwatch:
         if not self.cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(self.device))
         return event
 
     def steps(self) -> list[float]:
         """Seconds of each step."""
         if not self.cuda:
             return np.diff(self.marks).tolist()
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(self.device)
         return [a.elapsed_time(b) / 1e3 for a, b in pairwise(self.marks)]
 
     def seconds(self) -> float:

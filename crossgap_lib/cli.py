@@ -9,7 +9,7 @@ import click
 import yaml
 
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.paths import FIGURES, MINIS, NOTEBOOKS
+from crossgap_lib.paths import MINIS, NOTEBOOKS
 
 if TYPE_CHECKING:
     from crossgap_lib.embeddings import Embeddings
@@ -50,20 +50,28 @@ def main() -> None:
     cli(prog_name="crossgap")
 
 
+_WORDS = {"": "", "None": None, "null": None, "true": True, "True": True, "false": False, "False": False}
+
+
 def typed(text: str) -> Any:
-    """A parameter as papermill's ``-p`` and YAML read it: 3, 1e-3, true, None, [1, 2]; all else stays text."""
+    """A parameter as papermill's ``-p`` reads it: 3, 1e-3, true, None; and [1, 2] and 'quoted' as YAML does.
+
+    All else stays text: "a: b" is no mapping, "yes" no truth value, "1:30" no number, "2024-01-02" no date, and what
+    follows " #" is no comment.
+    """
     for number in (int, float):
         try:
             return number(text)
         except ValueError:
             pass
-    if text in ("", "None"):
-        return None if text else ""
+    if text in _WORDS:
+        return _WORDS[text]
     try:
-        value = yaml.safe_load(text)
+        value = yaml.safe_load(text) if text.startswith(("[", "'", '"')) else text
     except yaml.YAMLError:
         return text
-    return text if isinstance(value, datetime.date) else value
+    parts = value if isinstance(value, list) else [value]
+    return text if any(isinstance(part, dict | set | datetime.date) for part in parts) else value
 
 
 # ---------------------------------------------------------------- figures
@@ -78,12 +86,20 @@ def typed(text: str) -> Any:
 @DEVICE
 @click.option("-p", "extra", nargs=2, multiple=True, metavar="NAME VALUE", help="Any parameter of the notebooks.")
 @click.option("--force", is_flag=True, help="Run the notebooks whose figures are up to date, too.")
-@click.option("--jobs", type=click.IntRange(1), default=1, metavar="N", help="So many at once, the cores shared out.")
-@click.option("--out", type=click.Path(file_okay=False, writable=True, path_type=Path), default=FIGURES, metavar="DIR")
+@click.option("--jobs", type=click.IntRange(1), default=1, metavar="N", help="How many run at once, sharing the cores.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, writable=True, path_type=Path),
+    metavar="DIR",
+    help="figures/, or figures/runs/ where parameters differ.",
+)
 def figures(
-    only: tuple[str, ...], extra: tuple[tuple[str, str], ...], force: bool, jobs: int, out: Path, **flags: Any
+    only: tuple[str, ...], extra: tuple[tuple[str, str], ...], force: bool, jobs: int, out: Path | None, **flags: Any
 ) -> None:
-    """Run the notebooks that are stale and write their figures."""
+    """Run the notebooks that are stale and write their figures.
+
+    A run with other parameters than the notebooks' own goes to a folder of its own below figures/runs/.
+    """
     from crossgap_lib.gallery import write_index
     from crossgap_lib.runner import run_notebooks
 
@@ -92,17 +108,17 @@ def figures(
         parameters["models"] = [spec.strip() for spec in parameters["models"].split(";") if spec.strip()]
     more = {name: typed(value) for name, value in extra}
     how = {"force": force, "jobs": jobs, "notebooks": NOTEBOOKS, "out": out}
-    runs = run_notebooks(only, parameters, more, **how, report=lambda run: _say(run, out))
-    click.echo(f"Figures: {_near(write_index(out, NOTEBOOKS))}")
+    runs = run_notebooks(only, parameters, more, **how, report=_say)
+    click.echo(f"Figures: {_near(write_index(runs[0].out, NOTEBOOKS))}")
     if any(run.status == "failed" for run in runs):
         sys.exit(1)
 
 
-def _say(run: "Run", out: Path) -> None:
+def _say(run: "Run") -> None:
     what = {
         "fresh": "fresh",
         "ran": f"ran in {run.seconds:.0f} s",
-        "failed": f"failed in {run.message}\n{'':<29}see {_near(out / f'{run.name}.failed.ipynb')}",
+        "failed": f"failed in {run.message}\n{'':<29}see {_near(run.out / f'{run.name}.failed.ipynb')}",
     }
     click.echo(f"{run.name:<29}{what[run.status]}")
 
@@ -333,9 +349,13 @@ def dof(d: int, n: int, tolerance: float, seed: int) -> None:
 
 
 @cli.command()
-def doctor() -> None:
+@click.option("--clear-cache", "clear", is_flag=True, help="Instead, remove the results kept in the cache.")
+def doctor(clear: bool) -> None:
     """Say what is here: device, versions, cache, weights."""
-    from crossgap_lib.doctor import findings
+    from crossgap_lib.doctor import clear_cache, findings
 
+    if clear:
+        click.echo("\n".join(clear_cache()))
+        return
     for topic, found in findings().items():
         click.echo(f"{topic + ':':<16}{found}")

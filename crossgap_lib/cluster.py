@@ -31,7 +31,7 @@ def on_ray(workers: int, address: str | None = None) -> Engine:
     try:
         import ray
     except ImportError as error:
-        raise CrossgapError("--engine ray needs Ray: pip install 'crossgap[cluster]'.") from error
+        raise CrossgapError("--engine ray needs Ray: run pip install -e '.[cluster]' in the checkout.") from error
 
     def run(worker: Worker, todo: list[int]) -> Iterator[tuple[int, bytes]]:
         plan, on_gpu = worker.plan, str(worker.model.device).startswith("cuda")
@@ -53,13 +53,22 @@ def on_ray(workers: int, address: str | None = None) -> Engine:
 
 
 def _connect(ray: Any, address: str | None, cpus: int) -> None:
-    try:
-        ray.init(
-            address=address,
-            num_cpus=None if address else cpus,
-            include_dashboard=False,
-            logging_level="ERROR",
-            log_to_driver=False,
-        )
-    except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError and its own
-        raise CrossgapError(f"No Ray cluster answers at {address or 'this machine'}: {error}") from error
+    """Joins the cluster at ``address``, or starts one on this machine, at the second try if need be.
+
+    Ray allows the processes that it starts 30 seconds, and no setting of Ray's changes that. A machine in other use may
+    need longer, but the second time their files are in memory and they start sooner.
+    """
+    for again in (False,) if address else (True, False):
+        try:
+            ray.init(
+                address=address,
+                num_cpus=None if address else cpus,
+                include_dashboard=False,
+                logging_level="ERROR",
+                log_to_driver=False,
+            )
+            return
+        except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError and its own
+            if not again:
+                raise CrossgapError(f"No Ray cluster answers at {address or 'this machine'}: {error}") from error
+            ray.shutdown()  # what is left of the first try

@@ -1,7 +1,10 @@
-"""``crossgap doctor``: what is here."""
+"""``crossgap doctor``: what is here, and how the cache is emptied."""
 
 import os
 import platform
+import re
+import time
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -10,7 +13,13 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
+from crossgap_lib.errors import CrossgapError
 from crossgap_lib.paths import MINIS, cache_dir
+
+_PARTS = ("embeddings", "inversions", "ground_truth")  # the folders that crossgap makes in the cache
+# Named by a key; with a process id while being written, and for ever where the process was killed.
+_OURS = re.compile(r"\.?[0-9a-f]{32}(?P<process>\.\d+)?(\.safetensors|\.json|\.part)?")
+_WRITING = 3600  # seconds within which an unfinished file may still be finished
 
 
 def findings() -> dict[str, str]:
@@ -24,7 +33,7 @@ def findings() -> dict[str, str]:
         "torch": torch.__version__,
         "open_clip": _version("open_clip_torch"),
         "timm": _version("timm"),
-        "cache": f"{cache_dir()} ({_megabytes(cache_dir()):.1f} MB)",
+        "cache": _cache(),
         "minis": ", ".join(_minis()) or "none",
         "cached weights": ", ".join(_cached_weights()) or "none (crossgap fetch SPEC brings them)",
     }
@@ -42,10 +51,6 @@ def _cuda() -> str:
     return f"{torch.version.cuda}, {', '.join(names)}" if names else "none"
 
 
-def _megabytes(folder: Path) -> float:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
-
-
 def _minis() -> list[str]:
     return sorted(path.name for path in MINIS.glob("mini-*") if any(path.glob("*.safetensors")))
 
@@ -61,3 +66,87 @@ def _is_cached(hub_path: str) -> bool:
     repo, _, file = hub_path.rpartition("/")
     names = (file, Path(file).stem + ".safetensors") if file else (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)
     return bool(repo) and any(isinstance(try_to_load_from_cache(repo, name), str) for name in names)
+
+
+# ---------------------------------------------------------------- the cache
+
+
+def clear_cache() -> list[str]:
+    """Removes the files that crossgap wrote into its cache; links are neither followed nor removed.
+
+    Returns:
+        Sentences on what went, what stays, and why.
+
+    Raises:
+        CrossgapError: files that can't be removed; all others are gone by then.
+    """
+    stays = {path: _why_it_stays(path) for path in _files(cache_dir())}
+    ours = [path for path, reason in stays.items() if reason is None]
+    said, failed = [f"Removed from {cache_dir()}: {_amount(ours)}."], []
+    for path in ours:
+        try:
+            path.unlink(missing_ok=True)  # another process may have been quicker
+        except OSError as error:
+            failed.append(f"{path}: {error.strerror}")
+    if failed:
+        raise CrossgapError(f"{len(failed)} of {len(ours)} files can't be removed, the first is {failed[0]}.")
+    for reason in dict.fromkeys(reason for reason in stays.values() if reason):
+        first, *others = (path for path, why in stays.items() if why == reason)
+        said.append(f"Left alone, since {reason}: {first}{f' and {len(others)} more' if others else ''}.")
+    return said
+
+
+def _why_it_stays(path: Path) -> str | None:
+    """Why a file in the cache is not to be removed; None where it is."""
+    named = _OURS.fullmatch(path.name)
+    if path.is_symlink():
+        return "it is a link"
+    if not named or _part(path) not in _PARTS:
+        return "crossgap did not write it"
+    if named["process"] and _age(path) < _WRITING:
+        return "it is being written just now"
+    return None
+
+
+def _cache() -> str:
+    """Where the cache is, and how much of what is in it."""
+    files = list(_files(cache_dir()))
+    if not files:
+        return f"{cache_dir()} (empty)"
+    parts = {name: [path for path in files if _part(path) == name] for name in (*_PARTS, "other")}
+    told = ", ".join(f"{name.replace('_', ' ')} {_amount(paths)}" for name, paths in parts.items() if paths)
+    return f"{cache_dir()} ({told}; crossgap doctor --clear-cache empties it)"
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file and every link below a folder; links are not followed."""
+    for here, folders, files in os.walk(folder):
+        paths = [Path(here, name) for name in sorted((*folders, *files))]
+        yield from (path for path in paths if path.is_symlink() or not path.is_dir())
+
+
+def _part(path: Path) -> str:
+    """Which part of the cache a file belongs to: the name of the folder that crossgap made for it, or "other"."""
+    folder = path.parent
+    return folder.name if folder.parent == cache_dir() and folder.name in _PARTS else "other"
+
+
+def _amount(paths: Sequence[Path]) -> str:
+    """\"12.3 MB in 4 files\"."""
+    return f"{sum(map(_size, paths)) / 1e6:.1f} MB in {len(paths)} file{'' if len(paths) == 1 else 's'}"
+
+
+def _size(path: Path) -> int:
+    """Bytes, of a link itself; 0 where the file has gone meanwhile."""
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0
+
+
+def _age(path: Path) -> float:
+    """Seconds since the file was last written; infinity where it has gone meanwhile."""
+    try:
+        return time.time() - path.lstat().st_mtime
+    except OSError:
+        return float("inf")

@@ -2,9 +2,10 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from torch import Tensor
 from crossgap_lib.errors import CrossgapError
 
 MODALITIES = ("image", "text", "oti", "ovi", "projection")
+_IN_JSON = ("header", "ids", "texts")  # what npz and safetensors files hold as JSON, in arrays of bytes
+_LONGEST_HEADER = 2**31 - 1  # bytes; by itself, pyarrow reads 100 MB, but it writes any number
 
 
 def normalised(features: Any) -> Tensor:
@@ -41,21 +44,38 @@ def normalised(features: Any) -> Tensor:
     return torch.where(already, array, scaled / scaled.norm(dim=1, keepdim=True))
 
 
+def strings(name: str, values: Any) -> np.ndarray:
+    """Strings, or numbers written out, as an object array of ``str`` that has the shape of ``values``.
+
+    Numpy's own strings (``<U9``) give every row the room of the longest: one text of 70 000 characters among 10 000
+    short ones would take 2.8 GB.
+
+    Raises:
+        CrossgapError: anything else is among the values, such as a missing one (None or NaN).
+    """
+    given = np.asarray(values, dtype=object)
+    wrong = [v for v in given.flat if not isinstance(v, str | bytes | Number) or v != v]  # only NaN differs from itself
+    if wrong:
+        raise CrossgapError(f"The {name} must be strings or numbers, and one of them is {wrong[0]!r:.40}.")
+    written = [v.decode() if isinstance(v, bytes) else str(v) for v in given.flat]
+    return np.array(written, dtype=object).reshape(given.shape)
+
+
 @dataclass(eq=False)
 class Embeddings:
     """n features of one modality.
 
     Attributes:
         features: (n, d) float32 on the CPU, unit L2 norm (rows are normalised on the way in).
-        ids: (n,) unique names of the rows; equal ids in two sets mean the same picture or text.
+        ids: (n,) unique names of the rows, ``str``; equal ids in two sets mean the same picture or text.
         labels: (n,) int64 indices into ``class_names``, or None.
         modality: one of "image", "text", "oti", "ovi", "projection".
-        texts: (n,) captions or prompts, or None.
+        texts: (n,) captions or prompts, ``str``, or None.
         meta: what made them: model, dataset, fingerprints, skipped pictures.
 
     Raises:
-        CrossgapError: NaN, all-zero rows, wrong shapes or lengths, object arrays, repeated ids, labels that are no
-            whole numbers or index no class name.
+        CrossgapError: NaN, all-zero rows, wrong shapes or lengths, ids or texts that are neither strings nor numbers,
+            repeated ids, labels that are no whole numbers or index no class name.
     """
 
     features: Tensor
@@ -69,11 +89,11 @@ class Embeddings:
     def __post_init__(self) -> None:
         self.features = normalised(self.features)
         ids = [f"row-{k:06d}" for k in range(len(self.features))] if self.ids is None else self.ids
-        self.ids = self._column("ids", ids, str)
-        if len(np.unique(self.ids)) < len(self.ids):
+        self.ids = self._column("ids", ids, strings)
+        if len(set(self.ids.tolist())) < len(self.ids):
             raise CrossgapError("The ids repeat; every row needs its own.")
-        self.labels = self._column("labels", self.labels, np.int64)
-        self.texts = self._column("texts", self.texts, str)
+        self.labels = self._column("labels", self.labels, _whole_numbers)
+        self.texts = self._column("texts", self.texts, strings)
         self.class_names = tuple(self.class_names)
         known = len(self.class_names)
         if known and self.labels is not None and not 0 <= self.labels.min() <= self.labels.max() < known:
@@ -82,23 +102,23 @@ class Embeddings:
         if self.modality not in MODALITIES:
             raise CrossgapError(f"Modality {self.modality!r} is none of {', '.join(MODALITIES)}.")
 
-    def _column(self, name: str, values: Any, dtype: type) -> np.ndarray | None:
+    def _column(self, name: str, values: Any, read: Callable[[str, Any], np.ndarray]) -> np.ndarray | None:
         if values is None:
             return None
-        column = np.asarray(values)
-        if column.dtype == object and not all(isinstance(v, str) for v in column.ravel()):
-            raise CrossgapError(f"The {name} are an object array; only plain strings and numbers are read.")
+        column = read(name, values)
         if column.shape != (len(self.features),):
             raise CrossgapError(f"There are {len(self.features)} features, but the {name} have shape {column.shape}.")
-        if dtype is np.int64 and column.dtype.kind not in "iub":
-            raise CrossgapError(f"The {name} must be whole numbers, not {column.dtype}.")
-        return column.astype(dtype)
+        return column
 
     def __len__(self) -> int:
         return len(self.features)
 
     def __getitem__(self, rows: slice | np.ndarray | Sequence[int] | Tensor) -> "Embeddings":
-        """The rows of a slice, a boolean mask or an index array; meta is kept."""
+        """The rows of a slice, a boolean mask or an index array; meta is kept.
+
+        Raises:
+            CrossgapError: no row is chosen, one that is not there, or rows are named by anything but whole numbers.
+        """
         return replace(self, **self._rows(_row_index(rows, len(self))))
 
     def _rows(self, index: np.ndarray) -> dict[str, Any]:
@@ -116,7 +136,11 @@ class Embeddings:
         return f"{type(self).__name__}({n} x {d}, {self.modality}{classes}, model={self.meta.get('model', 'unknown')})"
 
     def save(self, path: str | Path) -> Path:
-        """Writes ``.npz``, ``.parquet`` or ``.safetensors``, whole or not at all."""
+        """Writes ``.npz``, ``.parquet`` or ``.safetensors``, whole or not at all.
+
+        Parquet has columns of strings for ids and texts. The other two hold them as JSON in arrays of bytes, named
+        ``ids_json`` and ``texts_json``: these take as much room as there is text, and any amount of it can be loaded.
+        """
         path = Path(path)
         write = {".npz": _write_npz, ".parquet": _write_parquet, ".safetensors": _write_safetensors}
         if path.suffix not in write:
@@ -145,15 +169,43 @@ class Embeddings:
             return cls(**read[path.suffix](path))
 
 
+def _whole_numbers(name: str, values: Any) -> np.ndarray:
+    column = np.asarray(values)
+    if column.dtype.kind not in "iub":
+        raise CrossgapError(f"The {name} must be whole numbers, not {column.dtype}.")
+    return column.astype(np.int64)
+
+
 def _row_index(rows: Any, n: int) -> np.ndarray:
-    if isinstance(rows, slice):
-        return np.arange(n)[rows].copy()  # torch takes no negative strides
-    rows = np.asarray(rows)
-    if rows.dtype == bool and rows.shape != (n,):
-        raise CrossgapError(f"A mask over {n} embeddings needs shape ({n},), not {rows.shape}.")
-    if rows.ndim != 1:
-        raise CrossgapError("Embeddings are chosen by a slice, a boolean mask or a list of row numbers.")
-    return np.arange(n)[rows]
+    """(m,) row numbers, none negative, m at least 1."""
+    if not isinstance(rows, slice):
+        rows = np.asarray(rows.cpu() if isinstance(rows, Tensor) else rows)
+        if rows.dtype == bool and rows.shape != (n,):
+            raise CrossgapError(f"A mask over {n} embeddings needs shape ({n},), not {rows.shape}.")
+        rows = rows if rows.size else rows.astype(np.intp)  # [] is float to numpy
+        if rows.ndim != 1 or rows.dtype.kind not in "iub":
+            raise CrossgapError("Embeddings are chosen by a slice, a boolean mask or a list of row numbers.")
+        if rows.dtype != bool and len(beyond := rows[(rows < -n) | (rows >= n)]):
+            raise CrossgapError(f"There is no row {beyond[0]} among {n} embeddings.")
+    chosen = np.arange(n)[rows].copy()  # a slice may give negative strides, which torch does not take
+    if not len(chosen):
+        raise CrossgapError(f"Embeddings need at least one row, and none of the {n} is chosen.")
+    return chosen
+
+
+def drawn_rows(ids: np.ndarray, n: int = 0, seed: int = 0) -> np.ndarray:
+    """Row numbers of n of these ids, drawn with ``seed``; 0, or more than there are, takes all.
+
+    Which ids are drawn, and in which order they come, depends on the ids and on the seed alone and not on the order of
+    the rows: a file may list one class after the other. (Embeddings without ids of their own are called by their row
+    numbers.) The first m of what was drawn are a draw, too.
+
+    Raises:
+        CrossgapError: a negative n.
+    """
+    if n < 0:
+        raise CrossgapError(f"{n} rows can't be drawn: give the number of rows, or 0 for all.")
+    return np.argsort(ids)[np.random.default_rng(seed).permutation(len(ids))[: n or len(ids)]]
 
 
 def load_pair(path: str | Path) -> tuple[Embeddings, Embeddings]:
@@ -200,11 +252,33 @@ def _clear_errors(path: Path) -> Iterator[None]:
         raise CrossgapError(f"{path} can't be read as embeddings: {reason}") from error
 
 
-def _columns(e: Embeddings) -> dict[str, Any]:
-    """The optional columns that are there, and the header as JSON."""
-    header = json.dumps({"class_names": e.class_names, "modality": e.modality, "meta": e.meta})
-    present = {"ids": e.ids, "labels": e.labels, "texts": e.texts}
-    return {"header": header, **{k: v for k, v in present.items() if v is not None}}
+def as_json(value: Any) -> np.ndarray:
+    """(bytes,) uint8: a value as JSON in UTF-8.
+
+    Names of files that are no UTF-8 hold lone surrogates, which are kept.
+    """
+    text = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return np.frombuffer(bytearray(text), dtype=np.uint8)  # of a bytearray, since torch wants what can be written to
+
+
+def of_json(content: np.ndarray | Tensor) -> Any:
+    """What ``as_json`` was given."""
+    return json.loads(np.asarray(content).tobytes())
+
+
+def _header(e: Embeddings) -> dict[str, Any]:
+    return {"class_names": e.class_names, "modality": e.modality, "meta": e.meta}
+
+
+def _present(**columns: Any) -> dict[str, Any]:
+    return {name: column for name, column in columns.items() if column is not None}
+
+
+def _arrays(e: Embeddings) -> dict[str, np.ndarray]:
+    """All of it as arrays of numbers, for the formats that hold nothing else."""
+    words = _present(header=_header(e), ids=e.ids.tolist(), texts=None if e.texts is None else e.texts.tolist())
+    in_json = {f"{name}_json": as_json(value) for name, value in words.items()}
+    return _present(features=e.features.numpy(), labels=e.labels) | in_json
 
 
 def _from_columns(columns: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
@@ -213,13 +287,15 @@ def _from_columns(columns: dict[str, Any], name: str, path: Path) -> dict[str, A
         pair = " It is a pair file: use load_pair." if {"image_features", "text_features"} <= columns.keys() else ""
         others = ", ".join(column for column in columns if column != "header") or "nothing"
         raise CrossgapError(f"{path.name} holds no {name}, only {others}.{pair}")
-    header = json.loads(str(columns.get("header", "{}")))
+    columns = columns | {k: of_json(columns[f"{k}_json"]) for k in _IN_JSON if f"{k}_json" in columns}
+    header = columns.get("header", {})
+    header = header if isinstance(header, dict) else json.loads(str(header))
     told = {k: header[k] for k in ("class_names", "modality", "meta") if k in header}
     return {"features": columns[name], **{k: columns.get(k) for k in ("ids", "labels", "texts")}, **told}
 
 
 def _write_npz(e: Embeddings, path: Path) -> None:
-    np.savez(path, features=e.features.numpy(), **_columns(e))
+    np.savez(path, **_arrays(e))
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -237,15 +313,18 @@ def _read_npy(path: Path) -> dict[str, Any]:
 
 
 def _write_parquet(e: Embeddings, path: Path) -> None:
-    columns = _columns(e)
-    header = columns.pop("header")
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(e.features.numpy().ravel()), e.features.shape[1])
-    table = pa.table({**{k: pa.array(v) for k, v in columns.items()}, "vector": vectors})
-    pq.write_table(table.replace_schema_metadata({"crossgap": header}), path)
+    try:
+        columns = {k: pa.array(v) for k, v in _present(ids=e.ids, labels=e.labels, texts=e.texts).items()}
+    except UnicodeEncodeError as error:  # ids are file names, which Python takes with any bytes in them
+        told = f"Parquet can't hold {error.object!r:.60}, which is not valid Unicode; save as .npz or .safetensors."
+        raise CrossgapError(told) from error
+    table = pa.table({**columns, "vector": vectors})
+    pq.write_table(table.replace_schema_metadata({"crossgap": json.dumps(_header(e))}), path)
 
 
 def _read_parquet(path: Path) -> dict[str, Any]:
-    table = pq.read_table(path)
+    table = pq.read_table(path, thrift_string_size_limit=_LONGEST_HEADER)
     columns = {k: table[k].to_numpy(zero_copy_only=False) for k in table.column_names}
     if "vector" in columns:
         columns["vector"] = np.stack(columns["vector"])  # (n, d)
@@ -254,17 +333,22 @@ def _read_parquet(path: Path) -> dict[str, Any]:
 
 
 def _write_safetensors(e: Embeddings, path: Path) -> None:
-    columns = _columns(e)
-    strings = {k: json.dumps(v.tolist()) if k in ("ids", "texts") else v for k, v in columns.items() if k != "labels"}
-    tensors = {"features": e.features.contiguous()}
-    if e.labels is not None:
-        tensors["labels"] = torch.from_numpy(e.labels)
-    save_file(tensors, path, metadata=strings)
+    save_file({k: torch.from_numpy(v).contiguous() for k, v in _arrays(e).items()}, path)
+
+
+def read_json(archive: Any, name: str) -> Any:
+    """What an open safetensors file holds as JSON under this name (``ids`` of embeddings, say); None where nothing.
+
+    It is the tensor of bytes NAME_json. Older files have it in their metadata, of which safetensors reads 100 MB.
+    """
+    if f"{name}_json" in archive.keys():  # noqa: SIM118
+        return of_json(archive.get_tensor(f"{name}_json"))
+    metadata = archive.metadata() or {}
+    return json.loads(metadata[name]) if name in metadata else None
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
     with safe_open(path, "pt") as archive:
-        strings = archive.metadata() or {}
-        tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
-    lists = {k: json.loads(strings[k]) for k in ("ids", "texts") if k in strings}
-    return _from_columns({**tensors, **lists, "header": strings.get("header", "{}")}, "features", path)
+        words = {"header": {}} | _present(**{name: read_json(archive, name) for name in _IN_JSON})
+        numbers = [name for name in archive.keys() if name.removesuffix("_json") not in words]  # noqa: SIM118
+        return _from_columns({name: archive.get_tensor(name) for name in numbers} | words, "features", path)

@@ -151,7 +151,7 @@ class DualEncoder:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         facts = [self.preprocessing, self.tokenizer_name]
-        structure = [_activation(self.net), _pooling(self.net), _causal(self.net)]
+        structure = [_activation(self.net), _pooling(self.net), _causal(self.net), list(_settings(self.net))]
         digest.update(json.dumps(facts + structure, sort_keys=True).encode())
         return digest.hexdigest()
 
@@ -187,6 +187,22 @@ class DualEncoder:
 
 
 # ---------------------------------------------------------------- facts read from the modules
+
+
+_OF_NO_EFFECT = {"training", "fused_attn", "grad_checkpointing"}  # on features of a frozen encoder
+
+
+def _settings(net: nn.Module) -> Iterator[tuple[str, str, list]]:
+    """(module, class, settings) of every module: heads, eps of layer norms and all that the weights don't show."""
+    for name, module in net.named_modules():
+        plain = {key: value for key, value in vars(module).items() if not key.startswith("_") and _is_plain(value)}
+        yield name, type(module).__name__, sorted((k, v) for k, v in plain.items() if k not in _OF_NO_EFFECT)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _towers(net: nn.Module) -> dict[str, nn.Module]:

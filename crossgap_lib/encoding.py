@@ -1,7 +1,7 @@
 """Pictures and texts into embeddings: decoded beside the encoder's work, and kept under what they depend on."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from crossgap_lib.datasets import Dataset
     from crossgap_lib.encoders import DualEncoder
 
-_ENCODE_VERSION = 1  # part of every cache key: raise it whenever encoding changes
+_ENCODE_VERSION = 2  # part of every cache key: raise it whenever encoding changes
 
 
 class NothingReadable(CrossgapError):
@@ -34,16 +34,25 @@ def _key(*facts: object) -> str:
     return blake2b(repr((_ENCODE_VERSION, *facts)).encode(), digest_size=16).hexdigest()
 
 
-def _cached(key: str, compute: Any, use_cache: bool) -> Embeddings:
-    """The embeddings kept under this key, else computed and kept; a damaged file is computed again."""
+def _cached(
+    key: str,
+    compute: Callable[[], Embeddings],
+    use_cache: bool,
+    completed: Callable[[Embeddings], Embeddings] = lambda kept: kept,
+) -> Embeddings:
+    """The embeddings kept under this key, else computed and kept; a damaged file is computed again.
+
+    ``completed`` may add to those that were kept: it gives them back as they are, or others to keep in their place.
+    """
     path = cache_dir() / "embeddings" / f"{key}.safetensors"
+    kept = None
     if use_cache and path.exists():
         try:
-            return Embeddings.load(path)
+            kept = Embeddings.load(path)
         except CrossgapError:
             path.unlink(missing_ok=True)
-    made = compute()
-    if use_cache:
+    made = compute() if kept is None else completed(kept)
+    if use_cache and made is not kept:
         made.save(path)
     return made
 
@@ -81,6 +90,8 @@ def encode_images(
     """Image features of a data set: (n - skipped, d).
 
     Pictures that can't be decoded are skipped; ``meta["skipped"]`` lists why, path first, and ``skip_report`` says it.
+    Those that a cached result lacks are tried again, since what kept them from being read (a drive that was away) may
+    have passed.
     ``before_projection``: what the encoder's last linear map takes (``projection.isoclip``); ``meta`` says so.
 
     Raises:
@@ -92,7 +103,11 @@ def encode_images(
     labels = None if dataset.labels is None else dataset.labels.tolist()
     facts = (dataset.fingerprint, dataset.class_names, labels, _first_captions(dataset))  # all that is kept
     key = _key("image", model.fingerprint, model.precision, *facts, *_stage(before_projection))
-    return _cached(key, lambda: _encode_images(model, dataset, batch_size, before_projection), cache)
+
+    def encode(part: "Dataset") -> Embeddings:
+        return _encode_images(model, part, batch_size, before_projection)
+
+    return _cached(key, lambda: encode(dataset), cache, lambda kept: _with_skipped(kept, dataset, encode))
 
 
 def _stage(before_projection: bool) -> tuple[str, ...]:
@@ -117,15 +132,37 @@ def _encode_images(model: "DualEncoder", dataset: "Dataset", batch_size: int, be
         progress.update(len(batch))
     if not features:
         raise NothingReadable(dataset.name, skipped)
-    index, captions = np.array(kept), _first_captions(dataset)
+    meta = {"model": model.name, "dataset": dataset.name, "skipped": skipped, **_stage_note(before_projection)}
+    return _of_rows(dataset, np.array(kept), torch.cat(features), meta)
+
+
+def _with_skipped(kept: Embeddings, dataset: "Dataset", encode: Callable[["Dataset"], Embeddings]) -> Embeddings:
+    """``kept`` with those skipped pictures that can be decoded now, in the data set's order."""
+    if not kept.meta["skipped"]:
+        return kept
+    row_of = {name: row for row, name in enumerate(dataset.ids.tolist())}
+    rows = [row_of.pop(name) for name in kept.ids]  # the rows that stay in row_of were skipped
+    try:
+        found = encode(dataset[list(row_of.values())])
+    except NothingReadable:
+        return kept
+    rows = np.array(rows + [row_of[name] for name in found.ids])
+    order = rows.argsort()
+    features = torch.cat([kept.features, found.features])[torch.from_numpy(order)]
+    return _of_rows(dataset, rows[order], features, kept.meta | {"skipped": found.meta["skipped"]})
+
+
+def _of_rows(dataset: "Dataset", rows: np.ndarray, features: Tensor, meta: dict[str, Any]) -> Embeddings:
+    """Features (m, d) of rows (m,) of the data set, with all that is known of them."""
+    captions = _first_captions(dataset)
     return Embeddings(
-        torch.cat(features),
-        ids=dataset.ids[index],
-        labels=None if dataset.labels is None else dataset.labels[index],
+        features,
+        ids=dataset.ids[rows],
+        labels=None if dataset.labels is None else dataset.labels[rows],
         class_names=dataset.class_names,
         modality="image",
-        texts=None if captions is None else [captions[row] for row in kept],
-        meta={"model": model.name, "dataset": dataset.name, "skipped": skipped, **_stage_note(before_projection)},
+        texts=None if captions is None else [captions[row] for row in rows],
+        meta=meta,
     )
 
 

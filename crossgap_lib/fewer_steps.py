@@ -13,17 +13,18 @@ Off by default: notebook 12 shows mAP and loss against compute, beside the exact
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from sklearn.linear_model import Ridge
 from torch import Tensor
 
-from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.embeddings import Embeddings, drawn_rows
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.inversion import TEMPLATE, invert, job_for
 
 if TYPE_CHECKING:
     from crossgap_lib.encoders import DualEncoder
@@ -43,6 +44,7 @@ class Accelerated:
         weights, bias: (k * width, d) and (k * width,), the map from features to the first pseudo-vectors.
         shape: (k, width).
         fit_steps: forward and backward passes that the fit took, all samples together.
+        fitted_for: the ``purpose`` of the runs that it was fitted for (see ``inversion.Job``): it serves no others.
     """
 
     length: float
@@ -50,6 +52,16 @@ class Accelerated:
     weights: Tensor
     bias: Tensor
     fit_steps: int
+    fitted_for: dict[str, Any] = field(default_factory=dict)
+
+    def check(self, purpose: dict[str, Any]) -> None:
+        """Raises CrossgapError for a run of another method, model, number of pseudo-vectors or template."""
+        facts = self.fitted_for.keys() | purpose.keys()
+        other = [f"another {name}" for name in sorted(facts) if self.fitted_for.get(name) != purpose.get(name)]
+        if other:
+            raise CrossgapError(
+                f"This accelerated start was fitted for {' and '.join(other)}: fit one for this run with accelerate."
+            )
 
     def begin(self, features: Tensor) -> Tensor:
         """(b, d) unit-norm features -> the first pseudo-vectors (b, k, width)."""
@@ -66,27 +78,34 @@ class Accelerated:
     @cached_property
     def fingerprint(self) -> str:
         tensors = [t.numpy().tobytes() for t in (self.weights, self.bias)]
-        facts = repr((self.length, self.shape)).encode()
+        facts = repr((self.length, self.shape, sorted(self.fitted_for.items()))).encode()
         return blake2b(b"".join([facts, *tensors]), digest_size=16).hexdigest()
 
 
 def accelerate(
-    model: "DualEncoder", method: str, n: int = 1, *, fit_on: Embeddings | None = None, seed: int = 0
+    model: "DualEncoder",
+    method: str,
+    n: int = 1,
+    *,
+    fit_on: Embeddings | None = None,
+    template: str | tuple[Tensor, Tensor] = TEMPLATE,
+    seed: int = 0,
+    batch_size: int = 64,
 ) -> Accelerated:
-    """The accelerated mode of ``method`` for a model and a number of pseudo-vectors.
+    """The accelerated mode of ``method`` for a model, a number of pseudo-vectors and, for OTI, a template.
 
     Args:
         method: "oti" or "ovi".
         n: pseudo-tokens or pseudo-patches.
-        fit_on: (m, d) features of what will be inverted (images for OTI, texts for OVI); the first 256 are inverted
-            exactly for 5 (OTI) or 10 (OVI) steps. Labels play no part.
-        seed: of the noise that those begin with.
+        fit_on: (m, d) features of what will be inverted (images for OTI, texts for OVI); 256 of them, drawn with the
+            seed, are inverted exactly for 5 (OTI) or 10 (OVI) steps. Labels and the order of the rows play no part.
+        template: the one that the inversion will use, as ``oti`` takes it; OVI has none.
+        seed: of the draw, and of the noise that the drawn samples begin with.
+        batch_size: samples inverted at a time.
 
     Raises:
-        CrossgapError: an unknown method, or fewer than 16 features to fit on.
+        CrossgapError: an unknown method, fewer than 16 features to fit on, or what ``oti`` and ``ovi`` refuse.
     """
-    from crossgap_lib.inversion import oti, ovi  # late: inversion.py names this module's class
-
     if method not in _LENGTH:
         raise CrossgapError(f"There is no method {method!r}; there are oti and ovi.")
     if fit_on is None or len(fit_on) < 16:
@@ -94,8 +113,10 @@ def accelerate(
         raise CrossgapError(
             f"Accelerated {method.upper()} is fitted on {what} features: give 16 or more, better 256, as fit_on."
         )
-    sample, how = fit_on[:FIT_SAMPLES], {"steps": FIT_STEPS[method], "seed": seed, "cache": False}
-    run = oti(model, sample, n_tokens=n, **how) if method == "oti" else ovi(model, sample, n_patches=n, **how)
+    sample = fit_on[drawn_rows(fit_on.ids, FIT_SAMPLES, seed)]
+    job = job_for(model, method, n, FIT_STEPS[method], template=template, seed=seed)
+    run = invert(model, sample, job, batch_size, method)
     fit = Ridge(alpha=_ALPHA).fit(sample.features.double().numpy(), run.tokens.flatten(1).double().numpy())
     weights, bias = (torch.from_numpy(part).float() for part in (fit.coef_, fit.intercept_))
-    return Accelerated(_LENGTH[method], tuple(run.tokens.shape[1:]), weights, bias, len(sample) * FIT_STEPS[method])
+    passes = len(sample) * FIT_STEPS[method]
+    return Accelerated(_LENGTH[method], job.shape, weights, bias, passes, job.purpose)

@@ -43,6 +43,11 @@ TEMPLATE = "a photo of"
 _STD, _LR, _BETAS, _EPS, _DECAY = 0.02, 0.02, (0.9, 0.999), 1e-8, 0.01
 _MIN_ROWS = 8  # smaller batches take other CPU kernels and differ in the last bits, so they are padded
 _VERSION = 3  # part of every cache key: raise it whenever a result would change
+# In fp16 the gradients of activations vanish below 6e-8 and are coarse below 6e-5, so the loss is multiplied by a
+# constant before the backward pass and the gradient divided by it afterwards; both are exact for a power of two. On the
+# mini and on CLIP's and SigLIP's architectures the error of the gradient no longer falls from 2^4 on, and nothing
+# overflows up to 2^20: this is the middle.
+_LOSS_SCALE = 2.0**12
 
 
 @dataclass(eq=False, repr=False)
@@ -121,7 +126,7 @@ def oti(
     job = oti_job(
         model, n_tokens, steps, template=template, snapshots=snapshots, seed=seed, paper=paper, accelerated=accelerated
     )
-    return _invert(model, images, job, batch_size, "oti", facts if cache else None)
+    return invert(model, images, job, batch_size, "oti", facts if cache else None)
 
 
 def ovi(
@@ -146,7 +151,7 @@ def ovi(
         CrossgapError: features of another width, an image encoder that is no ViT, too many pseudo-patches.
     """
     job = ovi_job(model, n_patches, steps, snapshots=snapshots, seed=seed, paper=paper, accelerated=accelerated)
-    return _invert(model, texts, job, batch_size, "ovi", ("ovi", n_patches) if cache else None)
+    return invert(model, texts, job, batch_size, "ovi", ("ovi", n_patches) if cache else None)
 
 
 def template_ids(model: "DualEncoder", template: str) -> tuple[Tensor, Tensor]:
@@ -190,13 +195,14 @@ class Job:
     seed: int = 0
     paper: bool = False
     accelerated: "Accelerated | None" = None
+    purpose: dict[str, Any] = field(default_factory=dict)  # what an accelerated start must have been fitted for
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "snapshots", frozenset(self.snapshots))
         if self.steps < (0 if self.accelerated else 1) or self.shape[0] < 1:
             raise CrossgapError("Inversion needs at least one step and one pseudo-token or pseudo-patch.")
-        if self.accelerated and self.accelerated.shape != self.shape:
-            raise CrossgapError(f"This accelerated mode is for {self.accelerated.shape}, not for {self.shape}.")
+        if self.accelerated:
+            self.accelerated.check(self.purpose)
         if any(not 0 <= s <= self.steps for s in self.snapshots):
             raise CrossgapError(f"Snapshots lie between 0 and {self.steps} steps, not at {sorted(self.snapshots)}.")
 
@@ -207,13 +213,34 @@ def oti_job(
     """What ``oti`` optimises; ``how``: snapshots, seed, paper, accelerated."""
     tower = TextTower(model.net)
     ids = template_ids(model, template) if isinstance(template, str) else template
-    return Job(tower.encoder(ids, n_tokens), model.autocast, (n_tokens, tower.width), steps, **how)
+    purpose = _purpose(model, "oti", n_tokens) | {"template": [part.tolist() for part in ids]}
+    return Job(tower.encoder(ids, n_tokens), model.autocast, (n_tokens, tower.width), steps, purpose=purpose, **how)
 
 
 def ovi_job(model: "DualEncoder", n_patches: int, steps: int, **how: Any) -> Job:
     """What ``ovi`` optimises; ``how``: snapshots, seed, paper, accelerated."""
     tower = ImageTower(model.net)
-    return Job(tower.encoder(n_patches), model.autocast, (n_patches, tower.width), steps, **how)
+    purpose = _purpose(model, "ovi", n_patches)
+    return Job(tower.encoder(n_patches), model.autocast, (n_patches, tower.width), steps, purpose=purpose, **how)
+
+
+def job_for(
+    model: "DualEncoder",
+    method: str,
+    n: int,
+    steps: int,
+    *,
+    template: str | tuple[Tensor, Tensor] = TEMPLATE,
+    **how: Any,
+) -> Job:
+    """What ``method`` optimises, "oti" or "ovi", which has no template; ``how`` as for ``oti_job``."""
+    if method == "oti":
+        return oti_job(model, n, steps, template=template, **how)
+    return ovi_job(model, n, steps, **how)
+
+
+def _purpose(model: "DualEncoder", method: str, n: int) -> dict[str, Any]:
+    return {"method": method, "model": model.fingerprint, "number of pseudo-vectors": n}
 
 
 def initial_noise(ids: Iterable[str], shape: tuple[int, int], seed: int) -> Tensor:
@@ -232,7 +259,8 @@ def optimise(job: Job, targets: Tensor, noise: Tensor, samples: int) -> tuple[Te
     No step waits for the device: losses and snapshots stay there until the end.
     """
     keep_freed_memory()
-    fast = job.accelerated
+    fast, half = job.accelerated, _in_fp16(job, targets.device)
+    scale = torch.full((len(targets),), _LOSS_SCALE, device=targets.device) if half else None  # (b,)
     tokens = (fast.begin(targets) if fast else noise.clone()).requires_grad_()
     eps = _EPS * samples if job.paper else _EPS
     adamw = torch.optim.AdamW([tokens], lr=_LR, betas=_BETAS, eps=eps, weight_decay=_DECAY)
@@ -247,12 +275,31 @@ def optimise(job: Job, targets: Tensor, noise: Tensor, samples: int) -> tuple[Te
             break
         loss = 1 - (features * targets).sum(dim=-1)  # (b,)  Eq. 2
         losses[step] = loss.detach()
-        (tokens.grad,) = torch.autograd.grad(loss.sum(), tokens)
+        (tokens.grad,) = torch.autograd.grad((loss * scale).sum() if half else loss.sum(), tokens)
+        if half:
+            scale = _unscale(tokens.grad, scale)
         if fast:
             fast.update(tokens, step, job.steps)
         else:
             adamw.step()
     return tokens.detach(), losses, kept
+
+
+def _in_fp16(job: Job, device: torch.device) -> bool:
+    with job.autocast():
+        return torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) is torch.float16
+
+
+def _unscale(grad: Tensor, scale: Tensor) -> Tensor:
+    """Divides ``grad`` (b, k, width) by ``scale`` (b,) in place and returns the scale of the next step.
+
+    A gradient that overflowed would make its pseudo-vectors NaN for good. It counts as zero for this step, and the
+    sample's scale is halved, so that it moves again once its gradient fits. Each sample has its own scale: what
+    overflows in one changes no other, and nothing waits for the device, as torch's GradScaler would.
+    """
+    finite = grad.isfinite().flatten(1).all(dim=1)  # (b,)
+    grad.div_(scale[:, None, None]).masked_fill_(~finite[:, None, None], 0.0)
+    return torch.where(finite, scale, scale / 2)
 
 
 def invert_batch(job: Job, batch: Embeddings, device: str | torch.device) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
@@ -264,9 +311,10 @@ def invert_batch(job: Job, batch: Embeddings, device: str | torch.device) -> tup
     return tokens[:n].cpu(), losses[:, :n].cpu(), {step: f[:n].cpu() for step, f in kept.items()}
 
 
-def _invert(
-    model: "DualEncoder", source: Embeddings, job: Job, batch_size: int, modality: str, cache_facts: tuple | None
+def invert(
+    model: "DualEncoder", source: Embeddings, job: Job, batch_size: int, modality: str, cache_facts: tuple | None = None
 ) -> Inversion:
+    """Runs ``job`` over all rows; ``cache_facts``: what else the result depends on, or None to keep nothing."""
     check_width(model, source)
     key = None
     if cache_facts is not None:
@@ -276,6 +324,8 @@ def _invert(
         facts = (_VERSION, *cache_facts, job.shape, job.steps, sorted(job.snapshots), job.seed, job.paper, *made_from)
         if job.accelerated:
             facts += (job.accelerated.fingerprint,)
+        if model.precision == "fp16":
+            facts += (_LOSS_SCALE,)
         key = blake2b(repr(facts).encode(), digest_size=16).hexdigest()
         if kept := _load_cached(key, source, modality):
             return kept

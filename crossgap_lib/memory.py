@@ -16,14 +16,14 @@ class PeakMemory:
     """Bytes that a block of code took at its height: allocated on a GPU, resident on Linux, None elsewhere."""
 
     def __init__(self, device: torch.device):
-        self.cuda, self.bytes = device.type == "cuda", None
+        self.device, self.cuda, self.bytes = device, device.type == "cuda", None
 
     def __enter__(self) -> "PeakMemory":
         gc.collect()
         if self.cuda:
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            self.before = torch.cuda.memory_allocated()
+            torch.cuda.synchronize(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self.before = torch.cuda.memory_allocated(self.device)
         elif platform.system() == "Linux":
             CDLL(None).malloc_trim(0)  # give back what earlier code freed, or it would hide what this code takes
             Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here
@@ -32,7 +32,7 @@ class PeakMemory:
 
     def __exit__(self, *_: object) -> None:
         if self.cuda:
-            self.bytes = torch.cuda.max_memory_allocated() - self.before
+            self.bytes = torch.cuda.max_memory_allocated(self.device) - self.before
         elif platform.system() == "Linux":
             self.bytes = max(0, _status_bytes("VmHWM") - self.before)
 
@@ -77,27 +77,26 @@ def parse_bytes(text: str) -> int:
 
 
 def fitting_batch(run: Callable[[int], object], budget: int, device: torch.device, most: int = 4096) -> int:
-    """The largest power of two of samples whose ``run`` stays within ``budget`` bytes, at least 8.
+    """The largest number of samples whose ``run`` stays within ``budget`` bytes: ``most``, or a power of two from 8 on.
 
-    Measured, not guessed: two small runs give what a sample takes and what does not grow with samples, and the chosen
-    size is tried before it is believed.
+    Measured, not guessed: sizes are tried from the smallest on, until one takes too much or the last two sizes together
+    say that the next one would. Where ``most`` is below 8, it is the only size.
 
     Raises:
-        CrossgapError: not even 8 samples fit.
+        CrossgapError: not even the smallest size fits.
     """
-    run(8)  # libraries load and allocators warm up
-    small, large = (_peak(run, n, device) for n in (16, 64))
-    each = max((large - small) / 48, 1.0)
-    fixed = max(small - 16 * each, 0.0)
-    batch = most
-    while batch > 8 and fixed + batch * each > budget:
-        batch //= 2
-    while batch > 8 and _peak(run, batch, device) > budget:
-        batch //= 2
-    if batch == 8 and (needed := _peak(run, 8, device)) > budget:
+    sizes = [*(2**k for k in range(3, 60) if 2**k < most), most]
+    run(sizes[0])  # libraries load and allocators warm up
+    batch, taken = sizes[0], _peak(run, sizes[0], device)
+    if taken > budget:
         raise CrossgapError(
-            f"8 samples take {needed / 2**20:.0f} MiB here, more than the budget of {budget / 2**20:.0f} MiB."
+            f"{batch} samples take {taken / 2**20:.0f} MiB here, more than the budget of {budget / 2**20:.0f} MiB."
         )
+    each = 0.0  # bytes that one more sample takes, as far as is known
+    for size in sizes[1:]:
+        if taken + each * (size - batch) > budget or (now := _peak(run, size, device)) > budget:
+            break
+        each, batch, taken = (now - taken) / (size - batch), size, now
     return batch
 
 

@@ -2,6 +2,8 @@
 
 ``load_model("mini-clip")`` needs no network. Published weights come from the local cache, or from the hub
 where it answers; where it does not, the error names what is missing and the command that fetches it.
+
+No Python code that comes with a model is ever run: configurations that bring some are refused, and nobody is asked.
 """
 
 import json
@@ -20,12 +22,15 @@ from open_clip.factory import _find_checkpoint_in_dir, load_state_dict  # the ve
 from open_clip.transform import MaybeConvertMode
 from torch import Tensor, nn
 from torchvision.transforms import Compose
+from transformers import PretrainedConfig
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from crossgap_lib import paths
 from crossgap_lib.encoders import AUTOCAST, DualEncoder
 from crossgap_lib.errors import CrossgapError, did_you_mean
 from crossgap_lib.hub import brief, cache_only, cached_first, one_sentence
 
+TOKENIZER_ARGUMENTS = ("clean", "strip_sep_token", "language")  # what a configuration may tell a tokenizer
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")  # what open_clip keeps per published tag
 RANDOM = "random weights, nothing to download"
 
@@ -89,6 +94,9 @@ def _build(spec: str) -> DualEncoder:
 
 
 def _from_folder(spec: str, folder: Path) -> DualEncoder:
+    for file in sorted(folder.glob("*config.json")):
+        with one_sentence(f"{file} can't be read"):
+            _refuse_code(json.loads(file.read_text(encoding="utf-8")), str(file))
     if (folder / "open_clip_config.json").is_file():
         return _open_clip_folder(spec, folder)
     if (folder / "config.json").is_file():
@@ -173,7 +181,7 @@ def _quick_gelu(arch: str, base: str, tag: str) -> tuple[bool, tuple[str, ...]]:
 
 def _open_clip_folder(spec: str, folder: Path) -> DualEncoder:
     with one_sentence(f"{folder / 'open_clip_config.json'} can't be read"):
-        config = json.loads((folder / "open_clip_config.json").read_text())
+        config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
         file = _find_checkpoint_in_dir(folder)
     if file is None:
         raise CrossgapError(f"{folder} holds no weights, such as open_clip_model.safetensors.")
@@ -187,7 +195,7 @@ def _open_clip_folder(spec: str, folder: Path) -> DualEncoder:
 
     def make_tokenizer() -> Callable[..., Tensor]:
         with one_sentence(f"The tokenizer in {folder} can't be read"):
-            return open_clip.get_tokenizer(arch)
+            return _tokenizer(arch)
 
     return replace(model, make_tokenizer=make_tokenizer)
 
@@ -195,9 +203,13 @@ def _open_clip_folder(spec: str, folder: Path) -> DualEncoder:
 def _open_clip(spec: str, arch: str, file: str | None, notes: tuple[str, ...], settings: dict[str, Any]) -> DualEncoder:
     """Build ``arch`` with open_clip's arguments ``settings`` and fill it from ``file``."""
     off = {"load_weights": False, "pretrained_text": False}
-    net, _, preprocess = cached_first(
-        lambda: open_clip.create_model_and_transforms(arch, **off, **settings), "configuration", spec
-    )
+
+    def build() -> tuple[nn.Module, Any, Any]:
+        if name := _text_cfg(arch).get("hf_model_name"):
+            _refuse_code(PretrainedConfig.get_config_dict(name)[0], f"The text encoder {name}")
+        return open_clip.create_model_and_transforms(arch, **off, **settings)
+
+    net, _, preprocess = cached_first(build, "configuration", spec)
     if file is not None:
         _fill(net, file)
     config = open_clip.get_model_config(arch)
@@ -212,8 +224,43 @@ def _open_clip(spec: str, arch: str, file: str | None, notes: tuple[str, ...], s
         notes=notes,
         context_length=text.get("context_length", 77),
         tokenizer_name=(text.get("hf_tokenizer_name") or "CLIP BPE") + (f", clean={clean}" if clean else ""),
-        make_tokenizer=lambda: open_clip.get_tokenizer(arch),
+        make_tokenizer=lambda: _tokenizer(arch),
     )
+
+
+def _text_cfg(arch: str) -> dict[str, Any]:
+    """What the configuration of ``arch`` says of texts; {} where it says nothing that can be read."""
+    try:
+        config = open_clip.get_model_config(arch)
+    except Exception:  # open_clip itself says what is wrong, when it builds the model
+        return {}
+    return (config or {}).get("text_cfg") or {}
+
+
+def _tokenizer(arch: str) -> Callable[..., Tensor]:
+    """open_clip's tokenizer of ``arch``. transformers neither runs code for it nor asks whether it may."""
+    text = _text_cfg(arch)
+    if unknown := sorted(set(text.get("tokenizer_kwargs") or {}) - set(TOKENIZER_ARGUMENTS)):
+        raise CrossgapError(
+            f"The configuration of {arch} gives its tokenizer {', '.join(unknown)}, which is not taken: only "
+            f"{', '.join(TOKENIZER_ARGUMENTS)} are."
+        )
+    if not (source := text.get("hf_tokenizer_name")):
+        return open_clip.get_tokenizer(arch)
+    if not arch.startswith("local-dir:"):  # a folder's configurations were read when the model was
+        _refuse_code(get_tokenizer_config(source), f"The tokenizer {source}")
+    return open_clip.get_tokenizer(arch, trust_remote_code=False)
+
+
+def _refuse_code(config: Any, where: str) -> None:
+    """Stops at ``auto_map``, at any depth: it names Python files beside the weights, which transformers would run."""
+    if isinstance(config, dict) and "auto_map" in config:
+        raise CrossgapError(
+            f"{where} asks for Python code of its own (auto_map), and code that comes with a model is never run here: "
+            "take a version of the model that needs none."
+        )
+    for part in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
+        _refuse_code(part, where)
 
 
 def _fill(net: nn.Module, file: str) -> None:

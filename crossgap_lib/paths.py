@@ -11,5 +11,5 @@ MINIS = DATA / "minis"
 
 
 def cache_dir() -> Path:
-    """Folder for embeddings, inversions and drawn pictures; ``CROSSGAP_CACHE`` moves it."""
+    """Folder for embeddings, inversions and checked ground truths; ``CROSSGAP_CACHE`` moves it."""
     return Path(os.environ.get("CROSSGAP_CACHE") or ROOT / ".cache")

@@ -1,4 +1,4 @@
-"""Work side by side in processes of their own, and the environment that they inherit."""
+"""Work side by side in processes of their own, the environment that they inherit, and folders that only one may use."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -6,7 +6,12 @@ from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+
+from crossgap_lib.errors import CrossgapError
 
 T = TypeVar("T")
 _SPAWN = get_context("spawn")  # a fork would inherit the threads' locks
@@ -84,3 +89,18 @@ def environment(**variables: str) -> Iterator[None]:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The folder is ours for as long as this process lives; it is made where it is missing.
+
+    Raises:
+        CrossgapError: it is another's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise CrossgapError(f"Another process is writing into {folder} just now; wait for it to end.") from error

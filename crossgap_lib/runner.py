@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import starmap
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
@@ -25,7 +26,7 @@ from traitlets import default
 
 from crossgap_lib.errors import CrossgapError, did_you_mean
 from crossgap_lib.paths import FIGURES, NOTEBOOKS
-from crossgap_lib.processes import environment, side_by_side
+from crossgap_lib.processes import environment, locked, side_by_side
 from crossgap_lib.progress import watched
 from crossgap_lib.staleness import is_fresh, run_key, write_record
 
@@ -38,6 +39,7 @@ class Run:
     """What became of one notebook."""
 
     name: str
+    out: Path  # its figures are in out/NN_name/
     status: str  # "fresh" (nothing to do), "ran" or "failed"
     seconds: float = 0.0
     message: str = ""  # what failed and where
@@ -51,7 +53,7 @@ def run_notebooks(
     force: bool = False,
     jobs: int = 1,
     notebooks: Path = NOTEBOOKS,
-    out: Path = FIGURES,
+    out: Path | None = None,
     cwd: Path | None = None,
     report: Callable[[Run], None] | None = None,
 ) -> list[Run]:
@@ -63,6 +65,7 @@ def run_notebooks(
         extra: handed to every chosen notebook, each of which must declare them.
         force: run those that are fresh, too.
         jobs: how many run at once, each with its share of the cores.
+        out: by default ``own_folder``: figures/, or one of its own for a run with other parameters.
         cwd: where the kernels run, so that relative paths in parameters start there; the current folder by default.
         report: called with each Run as soon as it is known.
 
@@ -70,18 +73,20 @@ def run_notebooks(
         The runs in the notebooks' order.
 
     Raises:
-        CrossgapError: an unknown notebook, a parameter that nobody declares, a notebook that can't be read.
+        CrossgapError: an unknown notebook, a parameter that nobody declares, a notebook that can't be read, or a
+            folder into which another run is writing.
     """
-    out, cwd = Path(out).absolute(), Path(cwd or Path.cwd()).absolute()
+    cwd = Path(cwd or Path.cwd()).absolute()
     declared = {path: declared_parameters(path) for path in _choose(tuple(only), Path(notebooks))}
     given = _share_out(declared, parameters or {}, extra or {}, explicit=bool(only))
-    out.mkdir(parents=True, exist_ok=True)
+    out = Path(out or own_folder(declared, given)).absolute()
     asked = [(path, given[path], defaults | given[path], force, out, cwd) for path, defaults in declared.items()]
     runs = {}
-    for run in side_by_side(_run, asked, jobs, lost=_lost) if jobs > 1 else starmap(_run, asked):
-        runs[run.name] = run
-        if report:
-            report(run)
+    with locked(out):
+        for run in side_by_side(_run, asked, jobs, lost=_lost) if jobs > 1 else starmap(_run, asked):
+            runs[run.name] = run
+            if report:
+                report(run)
     return [runs[path.stem] for path in declared]
 
 
@@ -139,6 +144,21 @@ def _share_out(
     return {path: {k: v for k, v in everything.items() if k in known} for path, known in declared.items()}
 
 
+def own_folder(declared: Mapping[Path, Mapping], given: Mapping[Path, Mapping]) -> Path:
+    """figures/ for a run with the notebooks' own parameters, else figures/runs/ and a name made of what differs.
+
+    So the pictures of the default run, which README shows, stay what they are. ``device`` says where and not what is
+    computed, and does not count.
+    """
+    values = [(k, v) for path, known in given.items() for k, v in known.items() if v != declared[path][k]]
+    changed = {name: value for name, value in values if name != "device"}
+    if not changed:
+        return FIGURES
+    words = re.sub(r"[^\w.=]+", "-", "-".join(f"{name}={value}" for name, value in changed.items()))
+    digest = blake2b(repr(sorted(changed.items())).encode(), digest_size=4).hexdigest()
+    return FIGURES / "runs" / f"{words[:60].strip('-')}-{digest}"
+
+
 def _refusal(name: str, lacking: list[Path], declared: Mapping[Path, Mapping]) -> str:
     takes = "; ".join(f"{path.stem} takes {', '.join(known) or 'none'}" for path, known in declared.items())
     known = {parameter for parameters in declared.values() for parameter in parameters}
@@ -153,7 +173,7 @@ def _run(notebook: Path, given: dict, values: dict, force: bool, out: Path, cwd:
     folder, failed = out / name, out / f"{name}.failed.ipynb"
     key = run_key(notebook, values, cwd)
     if not force and not failed.exists() and is_fresh(folder, key):
-        return Run(name, "fresh")
+        return Run(name, out, "fresh")
     started = time.monotonic()
     with TemporaryDirectory(prefix=f".{name}.part-", dir=out, ignore_cleanup_errors=True) as part:
         stage = Path(part, name)
@@ -162,16 +182,17 @@ def _run(notebook: Path, given: dict, values: dict, force: bool, out: Path, cwd:
         seconds = time.monotonic() - started
         if problem:
             _keep_failed(stage / notebook.name, failed)
-            return Run(name, "failed", seconds, problem)
+            return Run(name, out, "failed", seconds, problem)
         write_record(stage, key, values, seconds)
         _swap(stage, folder)
     failed.unlink(missing_ok=True)
-    return Run(name, "ran", seconds)
+    return Run(name, out, "ran", seconds)
 
 
 def _lost(asked: tuple, exit_code: int) -> Run:
     """Of a notebook whose process was killed, as where memory runs out."""
-    return Run(asked[0].stem, "failed", message=f"its process, which ended with {exit_code}")
+    notebook, _, _, _, out, _ = asked
+    return Run(notebook.stem, out, "failed", message=f"its process, which ended with {exit_code}")
 
 
 def _execute(notebook: Path, executed: Path, given: dict, cwd: Path) -> str:

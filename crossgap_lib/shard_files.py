@@ -8,18 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from crossgap_lib.embeddings import as_json, read_json
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion import Inversion
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
+_READABLE = (1, FORMAT)  # shards of format 1 have no texts, and their facts are metadata
+_FACTS = "crossgap"  # ids, texts and the like of a shard
 
 
 class Interrupted(KeyboardInterrupt):
@@ -40,7 +41,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         manifest = json.loads(path.read_text())
-        known = manifest["format"] == FORMAT and manifest["composition"]["shard_size"] > 0
+        known = manifest["format"] in _READABLE and manifest["composition"]["shard_size"] > 0
     except (ValueError, KeyError, TypeError) as error:
         raise CrossgapError(f"{path} is damaged; move it and the shards beside it away.") from error
     if not known:
@@ -67,17 +68,15 @@ def shard_path(folder: Path, k: int) -> Path:
 
 
 def pack(tensors: dict[str, Tensor], facts: dict[str, Any]) -> bytes:
-    """One string of metadata: several would come in an order that changes from run to run."""
-    return save(
-        {k: t.contiguous() for k, t in tensors.items()} or {"empty": torch.zeros(1)}, {"crossgap": json.dumps(facts)}
-    )
+    """The facts are JSON in a tensor of bytes: safetensors reads no more than 100 MB of metadata."""
+    return save({k: t.contiguous() for k, t in tensors.items()} | {f"{_FACTS}_json": torch.from_numpy(as_json(facts))})
 
 
 def is_whole(path: Path) -> bool:
     try:
         with safe_open(path, "pt") as archive:
-            return "crossgap" in (archive.metadata() or {})
-    except (SafetensorError, OSError):
+            return read_json(archive, _FACTS) is not None
+    except (SafetensorError, OSError, ValueError):
         return False
 
 
@@ -93,20 +92,6 @@ def write(path: Path, content: bytes) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """The folder is ours for as long as this process lives.
-
-    Raises:
-        CrossgapError: it is another's.
-    """
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise CrossgapError(f"Another process is writing into {folder} just now.") from error
 
 
 @contextmanager
@@ -131,11 +116,11 @@ def clear_errors(folder: Path) -> Iterator[None]:
 
 def facts_of(path: Path) -> dict[str, Any]:
     with safe_open(path, "pt") as archive:
-        return json.loads(archive.metadata()["crossgap"])
+        return read_json(archive, _FACTS)
 
 
 def load_shards(folder: str | Path) -> Inversion:
-    """All rows of a finished run as one ``Inversion``.
+    """All rows of a finished run as one ``Inversion``; ``meta["skipped"]`` says which pictures could not be read.
 
     Raises:
         CrossgapError: no run is there, it is not finished, or not one row could be read.
@@ -144,13 +129,15 @@ def load_shards(folder: str | Path) -> Inversion:
     if (manifest := read_manifest(folder)) is None:
         raise CrossgapError(f"{folder} holds no inversion: there is no {MANIFEST}.")
     shards = -(-manifest["data"]["rows"] // manifest["composition"]["shard_size"])
-    missing = [k for k in range(shards) if not is_whole(shard_path(folder, k))]
+    paths = [shard_path(folder, k) for k in range(shards)]
+    missing = [path for path in paths if not is_whole(path)]
     if missing:
         raise CrossgapError(
             f"{folder} is not finished: {len(missing)} of {shards} shards are missing. "
             "The command that began it goes on from there."
         )
-    parts = [part for k in range(shards) if (part := _read_shard(shard_path(folder, k)))]
+    skipped = [reason for path in paths for reason in facts_of(path)["skipped"]]
+    parts = [part for path in paths if (part := _read_shard(path))]
     if not parts:
         raise CrossgapError(f"Not one row of {folder} could be read.")
     facts, tensors = zip(*parts, strict=True)
@@ -159,11 +146,12 @@ def load_shards(folder: str | Path) -> Inversion:
     snapshots = {int(name.split()[1]): column(name) for name in tensors[0] if name.startswith("step ")}
     return Inversion(
         snapshots[steps],
-        ids=np.array([i for f in facts for i in f["ids"]]),
+        ids=[name for f in facts for name in f["ids"]],
         labels=column("labels").numpy() if "labels" in tensors[0] else None,
         class_names=tuple(facts[0]["class_names"]),
         modality=method,
-        meta={"model": manifest["model"]["spec"], "dataset": manifest["data"]["spec"]},
+        texts=[text for f in facts for text in f["texts"]] if facts[0].get("texts") else None,
+        meta={"model": manifest["model"]["spec"], "dataset": manifest["data"]["spec"], "skipped": skipped},
         tokens=column("tokens"),
         losses=column("losses", dim=1),
         snapshots=dict(sorted(snapshots.items())),

@@ -14,15 +14,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch.nn import functional as F
 
 from crossgap_lib import memory
+from crossgap_lib.embeddings import Embeddings, drawn_rows
 from crossgap_lib.encoding import skip_sentence
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.fewer_steps import FIT_SAMPLES, Accelerated, accelerate
-from crossgap_lib.inversion import TEMPLATE, Job, check_width, invert_batch, optimise, oti_job, ovi_job
+from crossgap_lib.inversion import TEMPLATE, Job, check_width, invert_batch, job_for
 from crossgap_lib.models import load_model
+from crossgap_lib.processes import locked
 from crossgap_lib.progress import bar
 from crossgap_lib.shard_files import (
     FORMAT,
@@ -31,7 +33,6 @@ from crossgap_lib.shard_files import (
     differences,
     facts_of,
     is_whole,
-    locked,
     pack,
     read_manifest,
     shard_path,
@@ -60,7 +61,7 @@ class Plan:
     shard_size: int = 4096  # rows
     batch: int = 256  # samples at a time
     threads: int = 1
-    accelerated: bool = False  # see fewer_steps.py; its start is fitted on the first rows
+    accelerated: bool = False  # see fewer_steps.py; its start is fitted on rows drawn with the seed
 
 
 class Worker:
@@ -74,28 +75,35 @@ class Worker:
         self.model = load_model(plan.model, device=plan.device, precision=plan.precision)
         self.source = open_source(self.model, plan.data, plan.method)
 
-    def job(self, steps: int | None = None) -> Job:
+    def job(self) -> Job:
         plan = self.plan
-        how = {"seed": plan.seed, "paper": plan.paper, "snapshots": plan.snapshots if steps is None else ()}
-        how["accelerated"] = self.accelerated
-        if plan.method == "oti":
-            return oti_job(self.model, plan.n, plan.steps if steps is None else steps, template=plan.template, **how)
-        return ovi_job(self.model, plan.n, plan.steps if steps is None else steps, **how)
+        how = {"snapshots": plan.snapshots, "paper": plan.paper, "accelerated": self.accelerated}
+        return job_for(self.model, plan.method, plan.n, plan.steps, template=plan.template, seed=plan.seed, **how)
 
     @cached_property
     def accelerated(self) -> Accelerated | None:
-        """Fitted on the first rows: the same in every process that has the same threads."""
+        """Fitted on rows drawn with the seed: the same in every process that has the same threads.
+
+        Where some of the drawn pictures can't be read, twice as many are drawn, until enough can be or all were tried.
+        """
         if not self.plan.accelerated:
             return None
-        plan, first = self.plan, slice(0, min(FIT_SAMPLES, len(self.source)))
-        return accelerate(self.model, plan.method, plan.n, fit_on=self.source.read(first).features, seed=plan.seed)
+        plan, source, most = self.plan, self.source, FIT_SAMPLES
+        ids = np.arange(len(source)) if source.ids is None else source.ids
+        while True:
+            drawn = source.read(drawn_rows(ids, most, plan.seed)).features
+            if most >= len(source) or (drawn is not None and len(drawn) >= FIT_SAMPLES):
+                break
+            most *= 2
+        how = {"template": plan.template, "seed": plan.seed, "batch_size": plan.batch}
+        return accelerate(self.model, plan.method, plan.n, fit_on=drawn, **how)
 
     @property
     def shards(self) -> int:
         return -(-len(self.source) // self.plan.shard_size)
 
     def shard(self, k: int) -> bytes:
-        """The file of shard k: features, tokens, losses and snapshots of its rows, with ids and labels."""
+        """The file of shard k: features, tokens, losses and snapshots of its rows, with ids, labels and texts."""
         start, job = k * self.plan.shard_size, self.job()
         block = self.source.read(slice(start, min(start + self.plan.shard_size, len(self.source))))
         if block.features is None:
@@ -110,18 +118,22 @@ class Worker:
         tensors |= {f"step {s}": torch.cat([p[2][s] for p in parts]) for s in sorted(parts[0][2])}
         if rows.labels is not None:
             tensors["labels"] = torch.from_numpy(rows.labels)
-        return pack(tensors, {"ids": rows.ids.tolist(), "class_names": rows.class_names, "skipped": block.skipped})
+        facts = {"ids": rows.ids.tolist(), "class_names": rows.class_names, "skipped": block.skipped}
+        return pack(tensors, facts | {"texts": None if rows.texts is None else rows.texts.tolist()})
 
     def fitting_batch(self, budget: int) -> int:
-        """Samples at a time that stay within ``budget`` bytes, by trying (see ``memory.fitting_batch``)."""
-        width, device = self.model.embed_dim, torch.device(self.model.device)
-        job = self.job(steps=2)
+        """Samples at a time that stay within ``budget`` bytes, by trying (see ``memory.fitting_batch``).
+
+        Two exact steps are tried, for an accelerated run, too, whose start is fitted by such steps on batches of the
+        same size. The fitted map, as large as a layer of the model, does not count.
+        """
+        plan, device = self.plan, torch.device(self.model.device)
+        job = job_for(self.model, plan.method, plan.n, 2, template=plan.template, paper=plan.paper)
 
         def run(n: int) -> None:
-            targets = F.normalize(torch.ones(n, width, device=device), dim=-1)
-            optimise(job, targets, 0.02 * torch.ones(n, *job.shape, device=device), n)
+            invert_batch(job, Embeddings(torch.ones(n, self.model.embed_dim)), device)
 
-        return memory.fitting_batch(run, budget, device, most=self.plan.shard_size)
+        return memory.fitting_batch(run, budget, device, most=min(plan.shard_size, len(self.source)))
 
 
 def _manifest(worker: Worker) -> dict[str, Any]:
@@ -208,16 +220,15 @@ def invert_to(
 
     Raises:
         CrossgapError: the folder holds shards of another model, data set or inversion (the message says what
-            differs), is in use, can't be written or is full.
+            differs) or of an older version that are not all there, is in use, can't be written or is full; or not
+            even a small batch fits into ``budget``.
         Interrupted: Ctrl-C.
     """
     folder = Path(folder)
     asked = {"shard_size": shard_size, "batch": batch}
     plan = replace(plan, **{name: value for name, value in asked.items() if value is not None})
-    with clear_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
-            return _run(folder, _agreed(plan, folder, asked), budget, engine)
+    with clear_errors(folder), locked(folder):
+        return _run(folder, _agreed(plan, folder, asked), budget, engine)
 
 
 def _run(folder: Path, plan: Plan, budget: int | None, engine: Engine) -> Report:
@@ -232,6 +243,11 @@ def _run(folder: Path, plan: Plan, budget: int | None, engine: Engine) -> Report
     notes = _check_same(folder, old, _manifest(worker))
     done = {k for k in range(worker.shards) if is_whole(shard_path(folder, k))}
     todo = [k for k in range(worker.shards) if k not in done]
+    if old and todo and old["format"] != FORMAT:
+        raise CrossgapError(
+            f"{folder} was begun by an older version of crossgap, whose shards hold less and can't be mixed with new "
+            "ones: choose another --out, or finish it with that version."
+        )
     progress = bar(
         total=worker.shards, initial=len(done), desc=f"{plan.method.upper()}, {plan.steps} steps", unit="shard"
     )

@@ -3,19 +3,19 @@
 Pictures and texts are encoded as their turn comes; ``.npy`` and ``.safetensors`` files are read from disk by rows.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from safetensors import safe_open
+from torch import Tensor
 
 from crossgap_lib.datasets import load_dataset
-from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.embeddings import Embeddings, read_json, strings
 from crossgap_lib.encoding import NothingReadable, encode_images, encode_texts
 from crossgap_lib.errors import CrossgapError
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from crossgap_lib.encoders import DualEncoder
 
 FILES = (".npy", ".npz", ".parquet", ".safetensors")
+Rows = slice | np.ndarray
 _STARTS_FROM = {"oti": "image", "ovi": "text"}
 
 
@@ -36,11 +37,12 @@ class Block:
 
 @dataclass(frozen=True)
 class Source:
-    """n rows; ``read(slice)`` gives the features of some of them."""
+    """n rows; ``read(rows)`` gives the features of some of them, by a slice or an array of row numbers."""
 
     fingerprint: str
     n: int
-    read: Callable[[slice], Block]
+    read: Callable[[Rows], Block]
+    ids: np.ndarray | None = None  # (n,) names of the rows, None where only their numbers tell them apart
 
     def __len__(self) -> int:
         return self.n
@@ -70,14 +72,14 @@ def open_source(model: "DualEncoder", spec: str, method: str) -> Source:
             raise CrossgapError(f"OVI starts from texts, and {spec} has neither captions nor class names.")
         return _of_texts(model, [f"a photo of a {name}" for name in photos.class_names])
 
-    def read(rows: slice) -> Block:
+    def read(rows: Rows) -> Block:
         try:
             images = encode_images(model, photos[rows], cache=False)
         except NothingReadable as error:
             return Block(None, error.skipped)
         return Block(images, images.meta.get("skipped", []))
 
-    return Source(photos.fingerprint, len(photos), read)
+    return Source(photos.fingerprint, len(photos), read, photos.ids)
 
 
 def text_lines(path: Path) -> list[str]:
@@ -100,8 +102,12 @@ def text_lines(path: Path) -> list[str]:
 def _of_texts(model: "DualEncoder", texts: list[str], ids: list[str] | None = None) -> Source:
     ids = ids or [f"text-{k:06d}" for k in range(len(texts))]
     digest = blake2b("\0".join([*texts, *ids]).encode(), digest_size=16).hexdigest()
-    read = lambda rows: Block(encode_texts(model, texts[rows], ids=ids[rows], cache=False))  # noqa: E731
-    return Source(digest, len(texts), read)
+
+    def read(rows: Rows) -> Block:
+        picked = np.arange(len(texts))[rows]
+        return Block(encode_texts(model, [texts[k] for k in picked], ids=[ids[k] for k in picked], cache=False))
+
+    return Source(digest, len(texts), read, np.array(ids))
 
 
 # ---------------------------------------------------------------- files of embeddings
@@ -117,16 +123,16 @@ def _of_file(path: Path, method: str) -> Source:
         if rows:
             return _checked(path, *rows, method)
     whole = Embeddings.load(path)
-    return _checked(path, whole.modality, len(whole), lambda rows: whole[rows], method)
+    return _checked(path, whole.modality, whole.ids, lambda rows: whole[rows], method)
 
 
-def _checked(path: Path, modality: str, n: int, read: Callable[[slice], Embeddings], method: str) -> Source:
+def _checked(path: Path, modality: str, ids: np.ndarray, read: Callable[[Rows], Embeddings], method: str) -> Source:
     if modality != _STARTS_FROM[method]:
         raise CrossgapError(
             f"{method.upper()} starts from {_STARTS_FROM[method]} features, and {path.name} holds those of modality "
             f"{modality!r}."
         )
-    return Source(_file_digest(path), n, lambda rows: Block(read(rows)))
+    return Source(_file_digest(path), len(ids), lambda rows: Block(read(rows)), ids)
 
 
 def _of_npy(path: Path, modality: str) -> Source:
@@ -137,33 +143,42 @@ def _of_npy(path: Path, modality: str) -> Source:
     if array.ndim != 2:
         raise CrossgapError(f"{path.name} must hold features (n, d), not {array.shape}.")
 
-    def read(rows: slice) -> Block:
-        ids = [f"row-{k:06d}" for k in range(*rows.indices(len(array)))]
+    def read(rows: Rows) -> Block:
+        ids = [f"row-{k:06d}" for k in np.arange(len(array))[rows]]
         return Block(Embeddings(np.array(array[rows]), ids=ids, modality=modality))
 
     return Source(_file_digest(path), len(array), read)
 
 
-def _safetensors_rows(path: Path) -> tuple[str, int, Callable[[slice], Embeddings]] | None:
-    """(modality, n, reader of rows) of what ``Embeddings.save`` wrote; None where it is something else."""
+def _safetensors_rows(path: Path) -> tuple[str, np.ndarray, Callable[[Rows], Embeddings]] | None:
+    """(modality, ids, reader of rows) of what ``Embeddings.save`` wrote; None where it is something else."""
     try:
         with safe_open(path, "pt") as archive:
-            strings, names = archive.metadata() or {}, set(archive.keys())
-            if not {"header", "ids"} <= strings.keys() or "features" not in names:
+            names = set(archive.keys())
+            header, ids, texts = (read_json(archive, name) for name in ("header", "ids", "texts"))
+            if header is None or ids is None or "features" not in names:
                 return None
-            n = archive.get_slice("features").get_shape()[0]
+            if len(ids) != archive.get_slice("features").get_shape()[0]:
+                return None
+            ids, texts = strings("ids", ids), None if texts is None else strings("texts", texts)
     except Exception:  # Embeddings.load says what is wrong
         return None
-    header, ids = json.loads(strings["header"]), np.array(json.loads(strings["ids"]))
 
-    def read(rows: slice) -> Embeddings:
+    def read(rows: Rows) -> Embeddings:
         with safe_open(path, "pt") as archive:
-            features = archive.get_slice("features")[rows.start : rows.stop]
-            labels = archive.get_slice("labels")[rows.start : rows.stop] if "labels" in names else None
-        labels = None if labels is None else labels.to(torch.int64).numpy()
-        return Embeddings(features, ids[rows], labels, tuple(header["class_names"]), header["modality"])
+            features = _rows_of(archive.get_slice("features"), rows)
+            labels = _rows_of(archive.get_slice("labels"), rows).to(torch.int64).numpy() if "labels" in names else None
+        told = None if texts is None else texts[rows]
+        return Embeddings(features, ids[rows], labels, tuple(header["class_names"]), header["modality"], told)
 
-    return header["modality"], n, read
+    return header["modality"], ids, read
+
+
+def _rows_of(stored: Any, rows: Rows) -> Tensor:
+    """Rows of a tensor in a safetensors file, and nothing else of it is read."""
+    if isinstance(rows, slice):
+        return stored[rows.start : rows.stop]
+    return torch.cat([stored[k : k + 1] for k in rows.tolist()])
 
 
 def _file_digest(path: Path) -> str:

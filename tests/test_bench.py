@@ -164,11 +164,72 @@ def test_the_budget_is_kept_and_used(monkeypatch):
         fitting_batch(lambda n: None, 15 * MIB, CPU)
 
 
+def test_the_sizes_tried_are_the_sizes_run(monkeypatch):
+    """A shard of 1000 rows: the whole of it or a power of two, never what halving 1000 leads to, and never below 8."""
+    asked = []
+    monkeypatch.setattr(memory, "_peak", lambda run, n, device: asked.append(n) or (10 + n) * MIB)
+    for budget, expected in ((20, 8), (30, 16), (900, 512), (1010, 1000), (5000, 1000)):
+        asked.clear()
+        assert fitting_batch(lambda n: None, budget * MIB, CPU, most=1000) == expected
+        assert expected in asked
+        assert set(asked) <= {8, 16, 32, 64, 128, 256, 512, 1000}
+    asked.clear()
+    with pytest.raises(CrossgapError, match="8 samples take 18 MiB here, more than the budget of 17 MiB"):
+        fitting_batch(lambda n: None, 17 * MIB, CPU, most=1000)
+    assert asked == [8]
+    assert fitting_batch(lambda n: None, 20 * MIB, CPU, most=5) == 5
+    with pytest.raises(CrossgapError, match="5 samples take 15 MiB"):
+        fitting_batch(lambda n: None, 14 * MIB, CPU, most=5)
+
+
+class FakeGpus:
+    """Stands in for torch.cuda and notes which device each function was asked about."""
+
+    def __init__(self):
+        self.asked = {}
+
+    def __getattr__(self, name):
+        def function(device=None):
+            self.asked[name] = device
+            return f"stream of {device}" if name == "current_stream" else 100
+
+        return function
+
+    def Event(self, enable_timing):
+        gpus = self
+
+        class Event:
+            def record(self, stream=None):
+                gpus.asked["record"] = stream
+
+            def elapsed_time(self, other):
+                return 5.0
+
+        return Event()
+
+
+def test_the_gpu_that_was_asked_for_is_measured(monkeypatch):
+    """Without a device torch.cuda speaks of the current one, the first, whichever the model is on."""
+    gpus, second = FakeGpus(), torch.device("cuda:1")
+    monkeypatch.setattr(torch, "cuda", gpus)
+    with PeakMemory(second) as peak:
+        pass
+    assert peak.bytes == 0
+    functions = {"synchronize", "reset_peak_memory_stats", "memory_allocated", "max_memory_allocated"}
+    assert gpus.asked == dict.fromkeys(functions, second)
+    gpus.asked.clear()
+    watch = bench.Stopwatch(lambda tokens: tokens, second)
+    watch(torch.zeros(1))
+    watch(torch.zeros(1))
+    assert watch.steps() == [0.005]
+    assert gpus.asked == {"current_stream": second, "record": "stream of cuda:1", "synchronize": second}
+
+
 def test_a_wrong_forecast_is_noticed(monkeypatch):
     """Memory that grows faster than two small runs promise: the chosen size is tried before it is believed."""
-    monkeypatch.setattr(memory, "_peak", lambda run, n, device: (n + (n // 100) ** 2) * MIB)
-    batch = fitting_batch(lambda n: None, 1000 * MIB, CPU)
-    assert (batch + (batch // 100) ** 2) * MIB <= 1000 * MIB
+    taken = lambda n: (n if n < 500 else 3 * n) * MIB  # noqa: E731
+    monkeypatch.setattr(memory, "_peak", lambda run, n, device: taken(n))
+    assert fitting_batch(lambda n: None, 1000 * MIB, CPU) == 256
 
 
 def test_a_budget_for_real(mini):

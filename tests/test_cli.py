@@ -1,7 +1,9 @@
 """The command line with everything behind it replaced: what it hands on, prints and exits with."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from click.testing import CliRunner
 
 import crossgap_lib.cli as cli
-from crossgap_lib import datasets, doctor, encoding, gallery, models, pretrain, runner
+from crossgap_lib import datasets, doctor, encoding, gallery, inversion, models, pretrain, runner
 from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.runner import Run
@@ -64,6 +66,7 @@ def test_bugs_keep_their_traceback(monkeypatch):
         *(("3", 3), ("1e-3", 1e-3), ("true", True), ("False", False), ("None", None), ("null", None)),
         *(("[1, 2, 8]", [1, 2, 8]), ("", ""), ("'5'", "5"), ("world:all", "world:all")),
         *(("ViT-B-32,openai", "ViT-B-32,openai"), ("2024-01-02", "2024-01-02"), ("*x: [", "*x: [")),
+        *((text, text) for text in ("a: b", "{a: b}", "[a: b]", "yes", "off", "1:30", "0x10", "a #b", "folder:C: D")),
     ],
 )
 def test_typed(text, value):
@@ -77,7 +80,7 @@ def test_typed(text, value):
 @pytest.fixture
 def figures(monkeypatch, tmp_path):
     """Calls of run_notebooks; ``runs`` is what they return."""
-    seen = SimpleNamespace(calls=[], runs=[Run("01_a", "fresh"), Run("02_b", "ran", 12.3)])
+    seen = SimpleNamespace(calls=[], runs=[Run("01_a", Path("here"), "fresh"), Run("02_b", Path("here"), "ran", 12.3)])
 
     def run_notebooks(only, parameters, extra, *, report, **options):
         seen.calls.append((only, parameters, extra, options))
@@ -109,7 +112,7 @@ def test_figures_prints_a_line_a_notebook_and_the_index(figures):
 
 
 def test_figures_exits_1_when_a_notebook_failed(figures):
-    figures.runs.append(Run("03_c", "failed", 1.0, "cell [4]: ValueError: no cat"))
+    figures.runs.append(Run("03_c", Path("here"), "failed", 1.0, "cell [4]: ValueError: no cat"))
     result = run("figures", "--out", "here")
     assert result.exit_code == 1
     assert "failed in cell [4]: ValueError: no cat" in result.stdout
@@ -230,6 +233,103 @@ def test_doctor_finds_versions_cache_minis_and_weights(monkeypatch, tmp_path):
     said = {line.partition(":")[0]: line.partition(":")[2].strip() for line in result.stdout.splitlines()}
     assert said["torch"] == torch.__version__
     assert said["minis"] == "mini-clip"
-    assert said["cache"].endswith("(2.0 MB)")
+    assert said["cache"].startswith(f"{tmp_path / 'cache'} (other 2.0 MB in 1 file; ")
     assert "ViT-B-32,openai" in said["cached weights"]
     assert "ViT-L-14,openai" not in said["cached weights"]
+
+
+# ---------------------------------------------------------------- the cache
+
+
+KEY = "0123456789abcdef" * 2
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """A folder for the cache, beside one of the user's that is none of crossgap's business."""
+    monkeypatch.setenv("CROSSGAP_CACHE", str(tmp_path / "cache"))
+    write(tmp_path / "mine" / f"{KEY}.safetensors", 7)
+    return tmp_path / "cache"
+
+
+def write(path: Path, size: int, age: float = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(size))
+    then = path.stat().st_mtime - age
+    os.utime(path, (then, then))
+    return path
+
+
+def whats_left(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+
+
+def test_doctor_says_what_the_cache_holds(cache):
+    assert doctor.findings()["cache"] == f"{cache} (empty)"
+    write(cache / "embeddings" / f"{KEY}.safetensors", 1_000_000)
+    write(cache / "embeddings" / f"{KEY[::-1]}.safetensors", 500_000)
+    write(cache / "inversions" / f"{KEY}.safetensors", 200_000)
+    write(cache / "ground_truth" / f"{KEY}.json", 100_000)
+    (cache / "inversions" / "link").symlink_to(cache.parent / "mine", target_is_directory=True)
+    shares = "embeddings 1.5 MB in 2 files, inversions 0.2 MB in 2 files, ground truth 0.1 MB in 1 file"
+    assert doctor.findings()["cache"] == f"{cache} ({shares}; crossgap doctor --clear-cache empties it)"
+
+
+def test_an_emptied_cache_is_what_crossgap_really_writes(cache, cats_and_dogs):
+    model, images, _ = cats_and_dogs
+    encoding.encode_texts(model, ["a dog"])
+    inversion.oti(model, images[:2], steps=1)
+    assert len(whats_left(cache)) == 2
+    result = run("doctor", "--clear-cache")
+    assert (result.exit_code, whats_left(cache)) == (0, set())
+    assert result.stdout.startswith(f"Removed from {cache}: ")
+    assert result.stdout.endswith("MB in 2 files.\n")
+    encoding.encode_texts(model, ["a dog"])
+    assert len(whats_left(cache)) == 1
+
+
+def test_leftovers_of_killed_processes_go_and_files_being_written_stay(cache):
+    names = (f"embeddings/.{KEY}.17.safetensors", f"inversions/{KEY}.17.part", f"ground_truth/{KEY}.17")
+    for name in names:
+        write(cache / name, 1000, age=4000)
+        write(cache / name.replace("17", "18"), 1000)
+    result = run("doctor", "--clear-cache")
+    assert whats_left(cache) == {name.replace("17", "18") for name in names}
+    assert "MB in 3 files." in result.stdout
+    assert f"Left alone, since it is being written just now: {cache}/" in result.stdout
+    assert "and 2 more." in result.stdout
+
+
+def test_clearing_the_cache_touches_nothing_else(cache, tmp_path):
+    write(cache / "embeddings" / f"{KEY}.safetensors", 1_000_000)
+    others = ("embeddings/mine.safetensors", f"embeddings/deeper/{KEY}.safetensors", f"{KEY}.safetensors", "thesis.tex")
+    for name in others:
+        write(cache / name, 10)
+    (cache / "inversions").symlink_to(tmp_path / "mine", target_is_directory=True)
+    (cache / "embeddings" / f"{KEY[::-1]}.safetensors").symlink_to(tmp_path / "mine" / f"{KEY}.safetensors")
+    result = run("doctor", "--clear-cache")
+    assert result.exit_code == 0
+    assert whats_left(cache) == {*others, f"embeddings/{KEY[::-1]}.safetensors"}
+    assert (cache / "inversions").is_symlink()
+    assert whats_left(tmp_path / "mine") == {f"{KEY}.safetensors"}
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"Removed from {cache}: 1.0 MB in 1 file."
+    reasons = {line.split(":")[0].removeprefix("Left alone, since ") for line in lines[1:]}
+    assert reasons == {"it is a link", "crossgap did not write it"}
+    assert "and 3 more." in result.stdout
+
+
+def test_files_that_can_not_be_removed_are_said(cache, monkeypatch):
+    stuck = write(cache / "embeddings" / f"{KEY}.safetensors", 10)
+    write(cache / "inversions" / f"{KEY}.safetensors", 10)
+    unlink = Path.unlink
+
+    def refuses(path, **options):
+        if path == stuck:
+            raise PermissionError(13, "Permission denied", str(path))
+        unlink(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", refuses)
+    result = run("doctor", "--clear-cache")
+    assert (result.exit_code, whats_left(cache)) == (1, {f"embeddings/{KEY}.safetensors"})
+    assert result.stderr == f"Error: 1 of 2 files can't be removed, the first is {stuck}: Permission denied.\n"

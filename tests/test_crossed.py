@@ -1,10 +1,12 @@
 """Tasks made inter- or intra-modal: against plain loops over the same inverted features; the protocol's switches."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from crossgap_lib import metrics, tasks
+from crossgap_lib import metrics, tasks, world
 from crossgap_lib.datasets import load_dataset
 from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.encoding import encode_images
@@ -84,20 +86,47 @@ def test_zero_shot_inverts_one_side_at_a_time(mini, pictures):
 
 def test_image_text_hits_by_loop(mini, pictures):
     images, _, captions = pictures
-    found = tasks.image_text_methods(mini, images, captions, n_images=5, n_texts=5, ks=(1, 2), **STEPS)
-    texts = captions[np.arange(0, 15, 3)]
+    found = tasks.image_text_methods(mini, images, captions, n_images=5, n_texts=5, ks=(1, 2), seed=3, **STEPS)
+    drawn = tasks.drawn_rows(images.ids, 5, seed=4)
+    texts = captions[3 * drawn]
     pairs = {
-        (IMAGE_TO_TEXT, ORIGINAL): (images[:5], captions),
-        (IMAGE_TO_TEXT, OTI): (oti(mini, images[:5], steps=3, cache=False), captions),
+        (IMAGE_TO_TEXT, ORIGINAL): (images[drawn], captions),
+        (IMAGE_TO_TEXT, OTI): (oti(mini, images[drawn], steps=3, seed=3, cache=False), captions),
         (TEXT_TO_IMAGE, ORIGINAL): (texts, images),
-        (TEXT_TO_IMAGE, OVI): (ovi(mini, texts, steps=2, cache=False), images),
+        (TEXT_TO_IMAGE, OVI): (ovi(mini, texts, steps=2, seed=3, cache=False), images),
     }
     for (direction, method), (queries, gallery) in pairs.items():
         owner = captions.labels if direction == IMAGE_TO_TEXT else np.arange(12)
         top = (queries.features @ gallery.features.T).topk(2).indices.numpy()
         for k in (1, 2):
-            expected = [row in owner[top[row, :k]] for row in range(5)]
+            expected = [drawn[row] in owner[top[row, :k]] for row in range(5)]
             assert found[direction][method].hit_at[k].tolist() == expected
+
+
+def test_image_text_queries_do_not_depend_on_the_order_of_the_rows(mini, pictures):
+    images, _, captions = pictures
+    order = np.random.default_rng(1).permutation(12)
+    at = np.argsort(order)  # where each picture went
+    moved = np.concatenate([np.arange(3 * k, 3 * k + 3) for k in order])
+    shuffled = replace(captions[moved], labels=at[captions.labels[moved]])
+    how = {"n_images": 4, "n_texts": 5, **STEPS}
+    found = tasks.image_text_methods(mini, images, captions, **how)
+    again = tasks.image_text_methods(mini, images[order], shuffled, **how)
+    for direction in (IMAGE_TO_TEXT, TEXT_TO_IMAGE):
+        np.testing.assert_allclose(again[direction][ORIGINAL].ap, found[direction][ORIGINAL].ap, atol=1e-6)
+
+
+def test_zero_takes_all_image_text_queries(mini, pictures):
+    images, _, captions = pictures
+    found = tasks.image_text_methods(mini, images, captions, n_texts=0, **STEPS)
+    assert [len(found[direction][ORIGINAL]) for direction in (IMAGE_TO_TEXT, TEXT_TO_IMAGE)] == [12, 12]
+
+
+def test_zero_takes_all_texts(mini, monkeypatch):
+    """A world of its own size: 2400 pictures with two captions each would take long to encode."""
+    monkeypatch.setitem(world._SETS, "all", (world._SETS["all"][0], 7))
+    queries, gallery, _ = tasks.texts_to_search(mini, "world:all", n_texts=0, n_captions=2)
+    assert (len(queries), len(gallery)) == (7, 14)
 
 
 def test_captions_must_belong_to_the_pictures(mini, pictures):

@@ -1,7 +1,9 @@
 """Round trips, refusals and encoding. The files that are refused are made here; nothing here loads a pickle."""
 
+import json
 import os
-from contextlib import suppress
+import tracemalloc
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import numpy as np
@@ -12,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+from safetensors.torch import save_file
 
 from crossgap_lib.datasets import load_dataset
 from crossgap_lib.embeddings import Embeddings, load_pair
 from crossgap_lib.encoding import encode_images, encode_texts, skip_report
-from crossgap_lib.errors import CrossgapError
+from crossgap_lib.errors import CrossgapError, UnreadableImage
+from crossgap_lib.sources import open_source
 
 KINDS = (".npz", ".parquet", ".safetensors")
 
@@ -135,6 +139,50 @@ def test_what_is_absent_stays_absent_in_a_slice():
     assert (part.labels, part.texts, part.ids.tolist()) == (None, None, ["row-000001", "row-000002"])
 
 
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (np.array(["ab", "c"]), ["ab", "c"]),
+        (list(np.array(["ab", "c"])), ["ab", "c"]),
+        (np.array(["ab", "c"], dtype=object), ["ab", "c"]),
+        (np.array([b"ab", b"c"]), ["ab", "c"]),
+        (pd.Series(["ab", "c"]), ["ab", "c"]),
+        (("ab\0", ""), ["ab\0", ""]),
+        (range(1, 3), ["1", "2"]),
+        (torch.tensor([1, 2]), ["1", "2"]),
+    ],
+)
+def test_strings_of_any_kind_and_numbers_become_plain_strings(given, read):
+    e = Embeddings(random_features(2), ids=given, texts=given)
+    for column in (e.ids, e.texts, e[[1, 0]].texts[::-1]):
+        assert column.tolist() == read
+        assert {type(word) for word in column} == {str}
+
+
+@contextmanager
+def less_memory_than(megabytes):
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < megabytes * 1e6
+    finally:
+        tracemalloc.stop()
+
+
+def with_a_long_one(n=10_000):
+    """Many short texts and ids, and one of 70 000 characters in each."""
+    words = [*(f"word {k}" for k in range(n)), "é" * 70_000]
+    return Embeddings(random_features(n + 1, 2), words, modality="text", texts=words)
+
+
+def test_one_long_text_takes_its_own_room_alone():
+    with less_memory_than(50):  # with strings of one width, each column takes 10 001 x 70 000 x 4 bytes = 2.8 GB
+        e = with_a_long_one()
+        part = e[np.arange(len(e))[::-1]]
+    assert part.texts[0] == part.ids[0] == "é" * 70_000
+    assert part.texts[-1] == "word 0"
+
+
 def test_repr_says_what_it_is():
     assert repr(full()) == "Embeddings(5 x 7, text, 2 classes, model=mini)"
 
@@ -153,7 +201,10 @@ REFUSED = {
     r"5 features, but the labels have shape \(2,\)": lambda: Embeddings(random_features(), labels=[0, 1]),
     r"5 features, but the texts have shape \(1,\)": lambda: Embeddings(random_features(), texts=["a"]),
     "The ids repeat": lambda: Embeddings(random_features(), ids=list("abcda")),
-    "The texts are an object array": lambda: Embeddings(random_features(2), texts=[None, "a"]),
+    "The texts must be strings or numbers, and one of them is None": lambda: Embeddings([[1]], texts=[None]),
+    "and one of them is nan": lambda: Embeddings(random_features(2), texts=["a", np.nan]),
+    r"The ids must be strings .* is \['a'\]": lambda: Embeddings(random_features(2), ids=[["a"], ["b", "c"]]),
+    r"1 features, but the texts have shape \(\)": lambda: Embeddings([[1]], texts="a"),
     "The labels must be whole numbers, not float64": lambda: Embeddings(random_features(2), labels=[0.0, 1.5]),
     "The labels must be whole numbers, not <U3": lambda: Embeddings(random_features(2), labels=["cat", "dog"]),
     "labels run from 0 to 2, but there are 2 class": lambda: replace(full(3), labels=[0, 2, 1]),
@@ -161,6 +212,17 @@ REFUSED = {
     "Modality 'video' is none of image, text": lambda: Embeddings(random_features(), modality="video"),
     r"mask over 5 embeddings needs shape \(5,\), not \(4,\)": lambda: full()[np.ones(4, dtype=bool)],
     "a slice, a boolean mask or a list": lambda: full()[2],
+    "a boolean mask or a list of row numbers": lambda: full()[[0.0, 1.0]],
+    "mask or a list of row numbers": lambda: full()[torch.tensor([0.0])],
+    "or a list of row numbers": lambda: full()[["a"]],
+    "a list of row numbers": lambda: full()[[[0, 1]]],
+    "There is no row 5 among 5 embeddings": lambda: full()[[0, 5]],
+    "There is no row -6 among 5 embeddings": lambda: full()[torch.tensor([0, -6])],
+    "There is no row 255 among 5": lambda: full()[np.array([255], dtype=np.uint8)],
+    "need at least one row, and none of the 5 is chosen": lambda: full()[[]],
+    "at least one row, and none of the 5 is chosen": lambda: full()[5:],
+    "one row, and none of the 5 is chosen": lambda: full()[np.zeros(5, dtype=bool)],
+    "row, and none of the 5 is chosen": lambda: full()[torch.tensor([])],
     "choose .npz, .parquet or .safetensors": lambda: full().save("features.csv"),
     "come as .npy, .npz, .parquet, .safetensors": lambda: Embeddings.load("features.pkl"),
     "There is no embeddings file .*nowhere.npz": lambda: Embeddings.load("nowhere.npz"),
@@ -191,12 +253,84 @@ def test_features_alone_round_trip(tmp_path, kind):
     assert_equal(Embeddings.load(e.save(str(tmp_path / f"f{kind}"))), e)
 
 
-@given(array=matrices(), texts=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8))
+@given(array=matrices(), texts=st.text(st.characters(exclude_categories=["Cs"]), max_size=8))
 @settings(max_examples=10, deadline=None)
 def test_any_values_and_any_text_round_trip(tmp_path_factory, array, texts):
     e = Embeddings(array, texts=[f"{texts}{k}" for k in range(len(array))], class_names=(texts,))
     for kind in KINDS:
         assert_equal(Embeddings.load(e.save(tmp_path_factory.mktemp("any") / f"f{kind}")), e)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_long_text_takes_its_own_room_alone_in_files(tmp_path, kind):
+    e, path = with_a_long_one(), tmp_path / f"f{kind}"
+    with less_memory_than(50):
+        loaded = Embeddings.load(e.save(path))
+    assert_equal(loaded, e)
+    assert path.stat().st_size < 2e6
+
+
+@pytest.mark.parametrize("kind", [".npz", ".safetensors"])
+def test_names_of_files_that_are_no_unicode_come_back(tmp_path, kind):
+    odd = os.fsdecode(b"caf\xe9.jpg")  # Latin-1: the byte becomes half a character
+    e = Embeddings(random_features(2), [odd, "\ud83d\ude00"], meta={"skipped": [f"{odd}: the file is empty"]})
+    assert_equal(Embeddings.load(e.save(tmp_path / f"f{kind}")), e)
+
+
+def test_parquet_says_which_name_it_can_not_hold(tmp_path):
+    e = Embeddings(random_features(1), [os.fsdecode(b"caf\xe9.jpg")])
+    refused(
+        r"'caf\\udce9.jpg', which is not valid Unicode; save as .npz or .safetensors",
+        lambda: e.save(tmp_path / "f.parquet"),
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow  # pyarrow takes its time over 100 MB of metadata
+def test_parquet_reads_a_header_as_long_as_it_writes(tmp_path):
+    e = Embeddings(random_features(1), meta={"skipped": ["x" * 110_000_000]})
+    assert Embeddings.load(e.save(tmp_path / "f.parquet")).meta == e.meta
+
+
+def test_the_header_of_a_safetensors_file_does_not_grow(tmp_path):
+    texts = [f"{k} {'long ' * 200}" for k in range(10_000)]
+    skipped = [f"folder/{k:0100d}.jpg: the file is empty" for k in range(10_000)]
+    e = Embeddings(random_features(10_000, 2), [f"{k:0100d}" for k in range(10_000)], texts=texts)
+    path = replace(e, meta={"skipped": skipped}).save(tmp_path / "f.safetensors")
+    assert path.stat().st_size > 10e6
+    assert int.from_bytes(path.read_bytes()[:8], "little") < 2**16  # safetensors reads headers of up to 100 MB
+
+
+def save_as_before(e, path):
+    """Files of older versions: words in the metadata of safetensors, and in strings of one width in npz."""
+    header = json.dumps({"class_names": e.class_names, "modality": e.modality, "meta": e.meta})
+    if path.suffix == ".npz":
+        words = {"ids": e.ids.astype(str), "texts": e.texts.astype(str), "header": header}
+        np.savez(path, features=e.features.numpy(), labels=e.labels, **words)
+    else:
+        words = {"ids": json.dumps(e.ids.tolist()), "texts": json.dumps(e.texts.tolist()), "header": header}
+        save_file({"features": e.features, "labels": torch.from_numpy(e.labels)}, path, metadata=words)
+    return path
+
+
+@pytest.mark.parametrize("kind", [".npz", ".safetensors"])
+def test_files_of_older_versions_are_read(tmp_path, kind):
+    assert_equal(Embeddings.load(save_as_before(full(), tmp_path / f"f{kind}")), full())
+
+
+@pytest.mark.parametrize("save", [save_as_before, Embeddings.save])
+def test_rows_of_a_safetensors_file_of_any_age_are_read(tmp_path, save):
+    source = open_source(None, str(save(full(), tmp_path / "f.safetensors")), "ovi")
+    rows, expected = source.read(slice(1, 4)).features, full()[1:4]
+    assert torch.equal(rows.features, expected.features)
+    assert (rows.ids.tolist(), rows.labels.tolist()) == (expected.ids.tolist(), expected.labels.tolist())
+    assert (rows.class_names, rows.modality) == (expected.class_names, expected.modality)
+
+
+def test_rows_of_a_file_with_one_long_id_take_its_own_room_alone(tmp_path):
+    path = with_a_long_one().save(tmp_path / "f.safetensors")
+    with less_memory_than(50):
+        assert open_source(None, str(path), "ovi").read(slice(9_999, None)).features.ids.tolist()[1] == "é" * 70_000
 
 
 def test_a_plain_npy_is_imported(tmp_path):
@@ -499,6 +633,45 @@ def test_a_damaged_cache_file_is_made_again(photos, own_cache, damage):
     assert len(encoder.calls) == 2
     assert [p.name for p in own_cache.iterdir()] == [kept.name]
     assert_equal(Embeddings.load(kept), first)
+
+
+class Drive:
+    """Pictures of which some can't be read at present; counts how often each was asked for."""
+
+    def __init__(self, photos, away):
+        self.load, self.away, self.asked = photos.load, set(away), []
+
+    def __call__(self, row):
+        self.asked.append(row)
+        if row in self.away:
+            raise UnreadableImage(f"picture {row}: Input/output error")
+        return self.load(row)
+
+
+def test_skipped_pictures_are_tried_again(photos, own_cache):
+    told = replace(photos, captions=tuple((f"caption {k}",) for k in range(5)))
+    drive, encoder = Drive(photos, away=[0, 3]), FakeEncoder()
+    on_drive = replace(told, load=drive)
+    first = encode_images(encoder, on_drive)
+    assert first.ids.tolist() == ["ant/2.png", "bee/1.png"]
+    assert len(first.meta["skipped"]) == 3  # row 1 is damaged
+
+    drive.asked.clear()
+    assert_equal(encode_images(encoder, on_drive), first)  # the drive is still away
+    assert sorted(drive.asked) == [0, 1, 3]
+    assert encoder.calls == [2]
+
+    drive.away.clear()
+    after = encode_images(encoder, on_drive)
+    assert encoder.calls == [2, 2]  # those two alone
+    assert_equal(after, encode_images(FakeEncoder(), told, cache=False))
+    (skipped,) = after.meta["skipped"]
+    assert "ant/1.png" in skipped
+
+    drive.asked.clear()
+    assert_equal(encode_images(encoder, on_drive), after)  # as it was kept
+    assert (drive.asked, encoder.calls) == ([1], [2, 2])
+    assert len(list(own_cache.iterdir())) == 1
 
 
 def test_whatever_decides_the_result_is_in_the_key(photos, own_cache):

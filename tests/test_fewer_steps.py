@@ -1,10 +1,13 @@
 """The accelerated mode: what it starts from, how long its steps are, and that it leaves the exact mode alone."""
 
+from copy import deepcopy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from crossgap_lib import metrics
+from crossgap_lib import fewer_steps, inversion, metrics
 from crossgap_lib.datasets import load_dataset
 from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.encoding import encode_images, encode_texts
@@ -20,19 +23,62 @@ def fitted(mini):
     return accelerate(mini, "oti", 2, fit_on=images), images
 
 
-def test_the_start_is_the_ridge_regression_of_exact_tokens(mini, fitted):
+def by_ridge_regression(features, tokens):
     """The normal equations of ridge regression with an intercept, in float64."""
-    fast, images = fitted
-    tokens = oti(mini, images, n_tokens=2, steps=FIT_STEPS["oti"], cache=False).tokens.flatten(1).double()
-    x = images.features.double()
+    x, tokens = features.double(), tokens.flatten(1).double()
     centred = x - x.mean(0)
     weights = torch.linalg.solve(
         centred.T @ centred + 0.3 * torch.eye(x.shape[1]), centred.T @ (tokens - tokens.mean(0))
     )
-    expected = centred @ weights + tokens.mean(0)
-    begun = fast.begin(images.features)
-    torch.testing.assert_close(begun.flatten(1), expected.float(), atol=1e-5, rtol=0)
+    return (centred @ weights + tokens.mean(0)).float()
+
+
+def test_the_start_is_the_ridge_regression_of_exact_tokens(mini, fitted):
+    fast, images = fitted
+    exact = oti(mini, images, n_tokens=2, steps=FIT_STEPS["oti"], cache=False)
+    begun = fast.begin(images.features).flatten(1)
+    torch.testing.assert_close(begun, by_ridge_regression(images.features, exact.tokens), atol=1e-5, rtol=0)
     assert fast.fit_steps == 48 * FIT_STEPS["oti"]
+
+
+def test_the_start_is_fitted_with_the_template_of_the_run(mini, fitted):
+    _, images = fitted
+    words = "{} with a hat"
+    fast = accelerate(mini, "oti", 1, fit_on=images, template=words)
+    exact = oti(mini, images, steps=FIT_STEPS["oti"], template=words, cache=False)
+    begun = fast.begin(images.features).flatten(1)
+    torch.testing.assert_close(begun, by_ridge_regression(images.features, exact.tokens), atol=1e-5, rtol=0)
+    run = oti(mini, images[:8], steps=0, template=words, accelerated=fast, cache=False)
+    torch.testing.assert_close(run.tokens, fast.begin(images[:8].features))
+
+
+def test_the_fit_keeps_to_the_batch(mini, fitted, monkeypatch):
+    _, images = fitted
+    sizes, run = [], inversion.invert_batch
+    monkeypatch.setattr(
+        inversion, "invert_batch", lambda job, rows, where: sizes.append(len(rows)) or run(job, rows, where)
+    )
+    small = accelerate(mini, "oti", 1, fit_on=images, batch_size=10)
+    assert sizes == [10, 10, 10, 10, 8]
+    torch.testing.assert_close(small.weights, accelerate(mini, "oti", 1, fit_on=images).weights, atol=1e-4, rtol=0)
+
+
+def test_the_sample_is_drawn_and_the_order_of_the_rows_plays_no_part(mini, monkeypatch):
+    """600 rows of three classes, one after the other, as in folders; then the same rows the other way round."""
+    monkeypatch.setitem(FIT_STEPS, "oti", 1)
+    features = torch.randn(600, 128, generator=torch.Generator().manual_seed(2))
+    rows = Embeddings(
+        features, [f"{'abc'[k // 200]}/{k}.jpg" for k in range(600)], np.arange(600) // 200, ("a", "b", "c")
+    )
+    seen, run = [], fewer_steps.invert
+    monkeypatch.setattr(fewer_steps, "invert", lambda model, rows, *how: seen.append(rows) or run(model, rows, *how))
+    first, again = (accelerate(mini, "oti", 1, fit_on=some) for some in (rows, rows[::-1]))
+    other = accelerate(mini, "oti", 1, fit_on=rows, seed=1)
+    assert [len(sample) for sample in seen] == [256] * 3
+    assert all(np.bincount(sample.labels, minlength=3).min() > 60 for sample in seen)
+    assert torch.equal(first.weights, again.weights)
+    assert set(seen[0].ids) != set(seen[2].ids)
+    assert not torch.equal(first.weights, other.weights)
 
 
 def unfitted(k, width):
@@ -115,8 +161,26 @@ def test_one_step_beats_the_best_exact_step(mini):
     assert metrics.mean_average_precision(quick, gallery) > max(curve)
 
 
-def test_refusals(mini, cats_and_dogs):
+def test_a_start_serves_only_what_it_was_fitted_for(mini, fitted, cats_and_dogs):
+    fast, _ = fitted
     _, images, prompts = cats_and_dogs
+    twin = replace(mini, net=deepcopy(mini.net))  # a model of the same width
+    twin.net.text_projection.data[0, 0] += 1
+    how = {"steps": 1, "accelerated": fast, "cache": False}
+    for words, refused in {
+        "another method and another template": lambda: ovi(mini, prompts, n_patches=2, **how),
+        "another model": lambda: oti(twin, images, n_tokens=2, **how),
+        "another number of pseudo-vectors": lambda: oti(mini, images, n_tokens=1, **how),
+        "another template": lambda: oti(mini, images, n_tokens=2, template="a drawing of", **how),
+    }.items():
+        with pytest.raises(CrossgapError, match=f"was fitted for {words}: fit one for this run"):
+            refused()
+    same = oti(mini, images[:8], n_tokens=2, template="a photo of {}", **how)  # the default, written otherwise
+    assert torch.equal(same.tokens, oti(mini, images[:8], n_tokens=2, **how).tokens)
+
+
+def test_refusals(mini, cats_and_dogs):
+    _, images, _ = cats_and_dogs
     with pytest.raises(CrossgapError, match="fitted on image features"):
         accelerate(mini, "oti", 1)
     with pytest.raises(CrossgapError, match="fitted on image features"):
@@ -125,7 +189,5 @@ def test_refusals(mini, cats_and_dogs):
         accelerate(mini, "uti", 1)
     with pytest.raises(CrossgapError, match="fitted on text features"):
         accelerate(mini, "ovi", 1)
-    with pytest.raises(CrossgapError, match=r"is for \(1, 128\), not for \(2, 128\)"):
-        ovi(mini, prompts, n_patches=2, steps=2, accelerated=unfitted(1, 128))
     with pytest.raises(CrossgapError, match="features of the model itself"):
         accelerate(mini, "oti", 1, fit_on=Embeddings(torch.eye(17)))

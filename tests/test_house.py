@@ -1,7 +1,10 @@
 """What is promised twice is the same twice, and every notebook keeps the house rules."""
 
 import ast
+import os
 import re
+import shutil
+import subprocess
 import tomllib
 from itertools import pairwise
 
@@ -76,6 +79,26 @@ def test_the_readme_names_the_two_commands():
     text = (ROOT / "README.md").read_text()
     assert "make figures" in text
     assert "make test" in text
+
+
+def test_make_test_runs_its_later_stages_after_a_failure(tmp_path):
+    """On stand-ins for ruff and python that note their calls; the first one of each fails."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/install_chromium.sh").touch()
+    stand_in = tmp_path / ".venv/bin/python"
+    stand_in.parent.mkdir(parents=True)
+    stand_in.write_text('#!/bin/sh\necho "$0 $@" >> calls.txt\ntest -e failed || { touch failed; exit 1; }\n')
+    stand_in.chmod(0o755)
+    shutil.copy(stand_in, stand_in.with_name("ruff"))
+    (tmp_path / ".venv/.installed").touch()
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    run = subprocess.run(["make", "test"], cwd=tmp_path, env=variables, capture_output=True, check=False)
+    calls = (tmp_path / "calls.txt").read_text()
+    assert run.returncode != 0
+    for stage in ("ruff check", "--ignore=tests/test_browser.py", "--nbval-lax", "-rs tests/test_browser.py"):
+        assert stage in calls, stage
 
 
 # ---------------------------------------------------------------- notebooks

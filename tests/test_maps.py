@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from sklearn.manifold import trustworthiness
 from threadpoolctl import threadpool_limits
 
 from crossgap_lib import atlas, metrics, plots, tasks, widgets
@@ -114,6 +115,23 @@ def trust(rows, flat, k):
 def test_trustworthiness_in_loops(maps, method):
     flat = np.concatenate(list(maps[method].points.values())).astype(float)
     assert maps[method].trustworthiness == pytest.approx(trust(everything(SETS), flat, 5), abs=1e-3)
+
+
+def test_trustworthiness_is_scikit_learns_however_few_rows_are_held(monkeypatch):
+    whole = tasks.flat_map(SETS, "PCA", seed=3, **HOW)
+    xy = np.concatenate(list(whole.points.values()))
+    expected = trustworthiness(everything(SETS), xy, n_neighbors=5, metric="cosine")
+    assert whole.trustworthiness == pytest.approx(expected, abs=1e-3)
+    held = []
+    in_chunks = tasks.maps.pairwise_distances_chunked
+
+    def noted(rows, reduce_func, **how):
+        return in_chunks(rows, reduce_func=lambda d, start: held.append(d.size) or reduce_func(d, start), **how)
+
+    monkeypatch.setattr("crossgap_lib.tasks.maps.pairwise_distances_chunked", noted)
+    monkeypatch.setattr("crossgap_lib.tasks.maps._WORKING_MEMORY", 1e-3)  # MiB: two of 62 rows at a time
+    assert tasks.flat_map(SETS, "PCA", seed=3, **HOW).trustworthiness == pytest.approx(expected, abs=1e-3)
+    assert max(held) <= 2 * 62
 
 
 @pytest.mark.parametrize("method", tasks.maps.METHODS)

@@ -17,7 +17,7 @@ from crossgap_lib.tasks.methods import PCA as PROJECTED
 def found(mini, cats_and_dogs):
     _, images, _ = cats_and_dogs
     kinds = encode_texts(mini, [f"a photo of a {k}" for k in ("cat", "dog", "car", "fish", "tree")], cache=False)
-    return tasks.image_image_methods(mini, images, kinds, n_queries=10, steps=6), images, kinds
+    return tasks.image_image_methods(mini, images[:10], kinds, gallery=images, steps=6), images, kinds
 
 
 def mean_ap(queries, gallery, labels):
@@ -49,7 +49,7 @@ def test_best_step_is_no_worse_than_the_last(found):
 
 def test_without_prompts_there_is_the_original_alone(mini, cats_and_dogs):
     _, images, _ = cats_and_dogs
-    assert list(tasks.image_image_methods(mini, images, None, n_queries=5)) == [ORIGINAL]
+    assert list(tasks.image_image_methods(mini, images[:5], None, gallery=images)) == [ORIGINAL]
 
 
 def test_table_holds_means_and_paired_gains(found):

@@ -15,6 +15,8 @@ from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP, RetrievalRPre
 from crossgap_lib import metrics
 from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.metrics.bootstrap import BOOTSTRAP_RESAMPLES
+from crossgap_lib.tasks import correctly_classified
 
 KS = (1, 3)
 patient = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -345,8 +347,56 @@ def test_interval_is_seeded_and_as_wide_as_the_central_limit_says():
 def test_accuracy():
     assert metrics.accuracy(np.array([0, 1, 2, 2]), torch.tensor([0, 1, 1, 2])) == 0.75
     images = embed([[1, 0.1], [0.2, 1], [1, 1], [1, 0]], labels=[0, 1, 1, 1])
-    # Nearest prompts: 0, 1, 0 (a tie: the first), 0.
+    # Nearest prompts: 0, 1, both (a tie), 0.
     assert metrics.zero_shot_accuracy(images, embed(np.eye(2))) == 0.5
+
+
+def test_a_tie_is_answered_wrongly_whichever_class_comes_first():
+    scores = np.array([[1, 1, 0], [1, 1, 0], [0, 2, 2], [3, 1, 2]])
+    assert metrics.answered_rightly(scores, np.array([0, 1, 0, 0])).tolist() == [False, False, False, True]
+    a_hair = np.array([[1.0, 1.0 - 1e-12]])  # equal in float32, as for a ranking
+    assert metrics.answered_rightly(a_hair, np.array([0])).tolist() == [False]
+    # Of two columns of class 7 the better one counts.
+    two = metrics.answered_rightly(np.array([[0.1, 0.5, 0.3]]), np.array([7]), np.array([7, 4, 7]))
+    assert two.tolist() == [False]
+    assert metrics.answered_rightly(np.array([[0.1, 0.2, 0.3]]), np.array([7]), np.array([7, 4, 7])).tolist() == [True]
+
+
+def test_both_zero_shot_accuracies_count_ties_alike():
+    images = embed([[1, 1], [1, 1], [1, 0.5]], labels=[0, 1, 0])
+    prompts = Embeddings(np.eye(2), labels=[0, 1])
+    assert metrics.zero_shot_accuracy(images, prompts) == pytest.approx(1 / 3)
+    assert correctly_classified(images, prompts).tolist() == [False, False, True]
+
+
+def test_resampled_means_of_rows_are_those_of_their_columns():
+    rows = np.random.default_rng(0).normal(size=(30, 3))
+    means = metrics.resampled_means(rows, seed=4)
+    assert means.shape == (BOOTSTRAP_RESAMPLES, 3)
+    rng = np.random.default_rng(4)
+    for mean in means[:5]:
+        np.testing.assert_allclose(mean, rows[rng.integers(30, size=30)].mean(axis=0))
+    for k in range(3):
+        low, high = metrics.bootstrap_interval(rows[:, k], seed=4)
+        np.testing.assert_allclose([low, high], np.quantile(means[:, k], [0.025, 0.975]))
+
+
+def test_resamples_that_are_not_kept_are_the_same(monkeypatch):
+    rows = np.random.default_rng(0).normal(size=(30, 3))
+    kept = metrics.resampled_means(rows, seed=4)
+    monkeypatch.setattr("crossgap_lib.metrics.bootstrap._KEPT_RESAMPLES", 29)
+    np.testing.assert_allclose(metrics.resampled_means(rows, seed=4), kept)
+
+
+def test_uniformity_holds_no_more_distances_than_it_is_told(monkeypatch):
+    x = blob(50)
+    whole = metrics.uniformity(x)
+    held = []
+    real = torch.cdist
+    monkeypatch.setattr(torch, "cdist", lambda a, b, **how: held.append(len(a) * len(b)) or real(a, b, **how))
+    monkeypatch.setattr("crossgap_lib.metrics.geometry._DISTANCES", 120)
+    assert metrics.uniformity(x) == pytest.approx(whole)
+    assert max(held) <= 120
 
 
 def test_gap_alignment_and_uniformity_against_plain_loops():

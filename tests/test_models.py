@@ -7,6 +7,8 @@ architecture whose weights lie in a hub cache made for the test.
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import open_clip
@@ -431,10 +433,25 @@ def test_the_fingerprint_sees_whatever_features_depend_on(tmp_path, folder):
         "activation": changed("activation", edit(config, '"embed_dim"', '"quick_gelu": true, "embed_dim"')),
         "mean": changed("mean", edit(config, "0.4", "0.45")),
         "tokenizer": changed("tokenizer", edit("tokenizer.json", '"dog"', '"dot"')),
+        "heads of images": changed("heads-i", edit(config, '"head_width": 8', '"head_width": 16')),
+        "heads of texts": changed("heads-t", edit(config, '"heads": 2', '"heads": 4')),
+        "eps": changed("eps", edit(config, '"layers": 2', '"layers": 2, "norm_kwargs": {"eps": 1e-3}')),
     }
     assert len(set(found.values())) == len(found)
     assert changed("moved", lambda copy: None) == found["original"]
     assert int(found["original"], 16) > 0
+
+
+def test_the_fingerprint_of_a_timm_model_sees_its_heads_and_pooling(timm_folder):
+    def fingerprint(**args):
+        config = json.loads((timm_folder / "config.json").read_text())
+        config["model_args"] |= args
+        (timm_folder / "config.json").write_text(json.dumps(config))
+        return load_model(f"local-dir:{timm_folder}", device="cpu").fingerprint
+
+    found = [fingerprint(), fingerprint(num_heads=4), fingerprint(num_heads=2), fingerprint(pool_include_prefix=True)]
+    assert found[0] == found[2]
+    assert len(set(found)) == 3
 
 
 # --- what can go wrong -----------------------------------------------------------------------------------
@@ -584,6 +601,112 @@ def test_a_spoiled_folder_says_what_is_wrong(folder, spoil, sentence):
     spoil(folder)
     with pytest.raises(CrossgapError, match=sentence):
         load_model(f"local-dir:{folder}", device="cpu")
+
+
+# --- code that comes with a model ------------------------------------------------------------------------
+
+
+def plant(folder, where, name="AutoTokenizer"):
+    """A Python file that leaves a trace where it runs, named by the ``auto_map`` of a configuration."""
+    trace = folder.parent / "it-ran"
+    (folder / "own.py").write_text(f"open({str(trace)!r}, 'w').close()\nclass Own: pass\n")
+    config = json.loads((folder / where).read_text()) if (folder / where).exists() else {}
+    entry = ["own.Own", None] if name == "AutoTokenizer" else "own.Own"
+    (folder / where).write_text(json.dumps(config | {"auto_map": {name: entry}}))
+    return trace
+
+
+def edit_text_cfg(folder, **changes):
+    path = folder / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    config["model_cfg"]["text_cfg"] |= changes
+    path.write_text(json.dumps(config))
+
+
+@pytest.fixture
+def nobody_is_asked(monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on the terminal"))
+
+
+@pytest.mark.parametrize("load", [load_model, fetch_model])
+@pytest.mark.parametrize("trusting", [{"trust_remote_code": True}, {}], ids=["trusting", "silent"])
+@pytest.mark.parametrize("where", ["tokenizer_config.json", "config.json"])
+def test_a_folder_that_brings_code_is_refused_and_nothing_runs(folder, load, trusting, where, nobody_is_asked):
+    edit_text_cfg(folder, tokenizer_kwargs=trusting)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": "Own"}))
+    trace = plant(folder, where)
+    with pytest.raises(CrossgapError, match=rf"{where} asks for Python code of its own \(auto_map\)"):
+        load(f"local-dir:{folder}")
+    assert not trace.exists()
+
+
+def test_the_command_line_runs_no_code_of_a_folder(folder, tmp_path):
+    """In a process of its own, with "yes" on its standard input."""
+    edit_text_cfg(folder, tokenizer_kwargs={"trust_remote_code": True})
+    trace = plant(folder, "tokenizer_config.json")
+    (tmp_path / "texts.txt").write_text("a dog\n")
+    embed = ["embed", "--model", f"local-dir:{folder}", "--texts", tmp_path / "texts.txt", "--out", tmp_path / "x.npz"]
+    for command in (["fetch", f"local-dir:{folder}"], embed):
+        call = [sys.executable, "-c", "from crossgap_lib.cli import main; main()", *map(str, command)]
+        run = subprocess.run(call, input="y\ny\n", capture_output=True, text=True, timeout=300, check=False)
+        assert run.returncode == 1
+        assert "code that comes with a model is never run" in " ".join(run.stderr.split())
+        assert len(run.stderr.strip().splitlines()) == 1
+    assert not trace.exists()
+
+
+def test_arguments_of_a_tokenizer_are_taken_from_a_short_list(folder):
+    edit_text_cfg(folder, tokenizer_kwargs={"trust_remote_code": True, "subfolder": "..", "clean": "lower"})
+    model = load_model(f"local-dir:{folder}", device="cpu")
+    with pytest.raises(CrossgapError, match="gives its tokenizer subfolder, trust_remote_code, which is not taken"):
+        model.tokenize("a dog")
+    edit_text_cfg(folder, tokenizer_kwargs={"clean": "lower"})
+    assert load_model(f"local-dir:{folder}", device="cpu").tokenize("a  dog").tolist() == [[7, 2, 5, 8, 0, 0, 0, 0]]
+
+
+def test_a_text_encoder_of_transformers_that_brings_code_is_refused(folder, tmp_path, nobody_is_asked):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "config.json").write_text(json.dumps({"model_type": "of-my-own"}))
+    trace = plant(theirs, "config.json", "AutoConfig")
+    edit_text_cfg(folder, hf_model_name=str(theirs))
+    with pytest.raises(CrossgapError, match=r"The text encoder .*theirs asks for Python code of its own"):
+        load_model(f"local-dir:{folder}", device="cpu")
+    assert not trace.exists()
+
+
+def test_a_tokenizer_of_the_hub_that_brings_code_is_refused(tiny, folder, monkeypatch, nobody_is_asked):
+    """An architecture may name a tokenizer by hub name or by path; a folder stands for the hub here."""
+    trace = plant(folder, "tokenizer_config.json")
+    config = CLIP | {"text_cfg": TEXT | {"hf_tokenizer_name": str(folder)}}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", config)
+    model = load_model("tiny,random", device="cpu")
+    with pytest.raises(CrossgapError, match=r"The tokenizer .* asks for Python code of its own"):
+        model.tokenize("a dog")
+    assert not trace.exists()
+
+
+def test_a_timm_folder_that_brings_code_is_refused(timm_folder):
+    trace = plant(timm_folder, "config.json", "AutoModel")
+    with pytest.raises(CrossgapError, match=r"config\.json asks for Python code of its own"):
+        load_model(f"local-dir:{timm_folder}", device="cpu")
+    assert not trace.exists()
+
+
+def test_a_timm_folder_with_a_pickle_for_weights_runs_nothing(timm_folder):
+    class Evil:
+        def __reduce__(self):
+            return open, (str(timm_folder / "it-ran"), "w")
+
+    (timm_folder / "model.safetensors").unlink()
+    torch.save({"norm.weight": Evil()}, timm_folder / "pytorch_model.bin")
+    with pytest.raises(CrossgapError, match="can't be loaded as a timm model"):
+        load_model(f"local-dir:{timm_folder}", device="cpu")
+    assert not (timm_folder / "it-ran").exists()
+
+
+# --- what is missing or spoiled ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("content", [None, "{}"])

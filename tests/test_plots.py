@@ -319,7 +319,7 @@ def test_histograms_are_densities_with_means_and_overlap():
     figure = plots.histograms(SAMPLES, COLOURS)
     words = words_in(figure)
     for name, sample in SAMPLES.items():
-        assert f"{name} (mean {sample.mean():.2f})" in words
+        assert f"{name} ({len(sample):,} pairs, mean {sample.mean():.2f})" in words
     assert f"overlap {overlap_coefficient(*SAMPLES.values()):.2f}" in words
     for patch in figure.axes[0].patches:
         heights, edges, _ = patch.get_data()
@@ -354,6 +354,14 @@ def test_neighbours_are_labelled_and_framed():
     assert "b\nwrong  0.900" in words
     assert "c\nright  0.950" in words
     assert len(figure.axes) == 3 * 2
+
+
+def test_the_only_picture_of_its_class_has_words_in_the_place_of_a_right_neighbour():
+    alone = NEIGHBOURS.assign(right=pd.array([2, None], "Int64"), right_score=[0.8, np.nan])
+    words = words_in(plots.neighbour_pairs(alone, dict(enumerate(PICTURES)), list("abcde")))
+    assert "no other\nd" in words
+    assert words.count("right") == 1
+    assert not {"inf", "nan", "NA"} & set(words.split())
 
 
 def test_gap_map_says_how_many_pairs_are_shown():

@@ -115,6 +115,20 @@ def test_pretrain_writes_checkpoint_and_card(tmp_path, monkeypatch):
     assert load_model(f"local-dir:{folder}").embed_dim == 128
 
 
+def test_another_out_is_another_checkpoint(tmp_path, monkeypatch):
+    """As the error says that refuses the checkpoint of another recipe."""
+    monkeypatch.setattr(pretrain, "ROOT", tmp_path)
+    monkeypatch.setattr(pretrain, "MINIS", tmp_path / "minis")
+    monkeypatch.setattr(cards, "measure", lambda _: {"parameters": 1})
+    tiny = {"pictures": 32, "epochs": 1, "batch": 16}
+    pretrain.pretrain("mini-clip", device="cpu", overrides=tiny)
+    with pytest.raises(CrossgapError, match="another recipe; remove it, or name another --out"):
+        pretrain.pretrain("mini-clip", device="cpu", overrides=tiny | {"lr": 1e-4})
+    pretrain.pretrain("mini-clip", out=tmp_path / "other", device="cpu", overrides=tiny | {"lr": 1e-4})
+    assert (tmp_path / "other.run/checkpoint.pt").is_file()
+    assert (tmp_path / "runs/mini-clip/checkpoint.pt").is_file()
+
+
 def test_zoo_lays_the_cards_side_by_side(tmp_path):
     for name, objective, gap in (("mini-b", "dino", None), ("mini-a", "clip", 0.5)):
         (tmp_path / name).mkdir()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -38,7 +39,8 @@ def notebook(folder: Path, name: str, *code: str, parameters: str = PARAMETERS) 
 
 
 def left_over(out: Path) -> list[str]:
-    return sorted(path.name for path in out.iterdir() if path.name.startswith("."))
+    """Hidden files beside the lock, which stays: whoever waits for it must find the same file."""
+    return sorted(path.name for path in out.iterdir() if path.name.startswith(".") and path.name != ".lock")
 
 
 # ---------------------------------------------------------------- with kernels
@@ -244,6 +246,45 @@ def test_embeddings_are_watched_by_content_and_not_by_time(house):
     statuses(house, **given)
     os.utime(house / "features.npz", (1, 1))
     assert statuses(house, **given) == "fresh fresh"
+
+
+def test_a_second_run_on_one_folder_is_refused(house, monkeypatch):
+    """It would put its figures in the place of the first one's, or lose its own."""
+
+    def while_it_runs(path, executed, given, **how):
+        with pytest.raises(CrossgapError, match=r"Another process is writing into .*out just now"):
+            statuses(house)
+        pretend(path, executed, given, **how)
+
+    monkeypatch.setattr(runner.papermill, "execute_notebook", while_it_runs)
+    assert statuses(house) == "ran ran"
+
+
+def test_other_parameters_go_to_a_folder_of_their_own(house, monkeypatch):
+    monkeypatch.setattr(runner, "FIGURES", house / "figures")
+
+    def run(**given):
+        runs = run_notebooks(notebooks=house / "nb", cwd=house, **given)
+        (out,) = {run.out for run in runs}
+        assert all((out / run.name / "plot.png").is_file() for run in runs)
+        return out.relative_to(house / "figures").as_posix()
+
+    assert run() == "."
+    before = (house / "figures/01_first/plot.png").read_bytes()
+    other = run(parameters={"model": "ViT-B-32,openai"})
+    assert re.fullmatch(r"runs/model=ViT-B-32-openai-[0-9a-f]{8}", other)
+    assert run(parameters={"model": "ViT-B-32,openai"}) == other
+    assert run(extra={"steps": 6}) != run(extra={"steps": 7})
+    assert run(extra={"steps": 5}) == "."
+    assert run(parameters={"model": "/somewhere/else, with spaces/" * 9}).count("/") == 1
+    assert (house / "figures/01_first/plot.png").read_bytes() == before
+
+
+def test_the_device_is_no_other_parameter(house, monkeypatch):
+    monkeypatch.setattr(runner, "FIGURES", house / "figures")
+    notebook(house / "nb", "01_first", "1", parameters='device = ""')
+    (run,) = run_notebooks(("01",), {"device": "cuda"}, notebooks=house / "nb", cwd=house)
+    assert run.out == house / "figures"
 
 
 def test_a_failure_is_tried_again_and_forgotten_after_success(house, monkeypatch):

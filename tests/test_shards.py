@@ -1,27 +1,37 @@
 """Long inversions: killed, resumed, refused, out of disk, twice at once; and the same on a Ray cluster."""
 
 import errno
+import json
 import multiprocessing
 import os
 import random
 import signal
+import sys
 import time
 from dataclasses import replace
 from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
-from crossgap_lib import shard_files, shards
+from crossgap_lib import cluster as on_cluster
+from crossgap_lib import memory, shard_files, shards
 from crossgap_lib.cli import cli
+from crossgap_lib.datasets import load_dataset
 from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.encoding import encode_images, skip_report
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.fewer_steps import accelerate
 from crossgap_lib.inversion import oti, ovi
+from crossgap_lib.processes import locked
 from crossgap_lib.shard_files import Interrupted, load_shards, shard_path
 from crossgap_lib.shards import Plan, invert_to
+from crossgap_lib.sources import open_source
 
 N, SHARD = 36, 8  # five shards, the last one half full
 
@@ -55,6 +65,7 @@ def test_shards_hold_what_oti_returns(tmp_path, plan, cats_and_dogs):
     assert run.ids.tolist() == images.ids[:N].tolist()
     assert run.labels.tolist() == images.labels[:N].tolist()
     assert run.class_names == images.class_names
+    assert run.texts.tolist() == images.texts[:N].tolist()
     assert (run.modality, sorted(run.snapshots)) == ("oti", [2, 6])
     for name in ("features", "tokens", "losses"):
         torch.testing.assert_close(getattr(run, name), getattr(whole, name), atol=1e-5, rtol=0)
@@ -67,6 +78,7 @@ def test_ovi_of_lines_of_text(tmp_path, cats_and_dogs):
     invert_to(tmp_path / "out", Plan("mini-clip", str(tmp_path / "lines.txt"), "ovi", n=2, steps=3, device="cpu"))
     run = load_shards(tmp_path / "out")
     assert run.ids.tolist() == ["text-000000", "text-000001", "text-000002"]
+    assert run.texts.tolist() == ["a photo of a dog", "a photo of a cat", "a red bird"]
     assert run.tokens.shape == (3, 2, 128)
     from crossgap_lib.encoding import encode_texts
 
@@ -74,21 +86,30 @@ def test_ovi_of_lines_of_text(tmp_path, cats_and_dogs):
     torch.testing.assert_close(run.features, ovi(model, texts, n_patches=2, steps=3, cache=False).features)
 
 
-def test_pictures_that_cannot_be_read_are_counted(tmp_path, cats_and_dogs):
-    from crossgap_lib.datasets import load_dataset
-
-    world, photos = load_dataset("world:dogs-vs-cats", n=6), tmp_path / "photos"
-    for k in range(6):
+def write_photos(photos, n, broken):
+    """n drawn cats and dogs in two class folders, of which those named in ``broken`` can't be read."""
+    world = load_dataset("world:dogs-vs-cats", n=n)
+    for k in range(n):
         folder = photos / ("cat", "dog")[k % 2]
         folder.mkdir(parents=True, exist_ok=True)
         world.picture(k).save(folder / f"{k}.png")
-    for name in ("cat/0.png", "cat/2.png"):  # the whole first shard
+    for name in broken:
         (photos / name).write_bytes(b"no picture")
+
+
+def test_pictures_that_cannot_be_read_are_counted(tmp_path, cats_and_dogs):
+    photos = tmp_path / "photos"
+    write_photos(photos, 6, ("cat/0.png", "cat/2.png"))  # the whole first shard
     report = invert_to(tmp_path / "out", Plan("mini-clip", f"folder:{photos}", "oti", steps=2, shard_size=2))
     assert report.rows == 4
     assert len(report.skipped) == 2
     assert "cat/0.png" in str(report)
-    assert load_shards(tmp_path / "out").ids.tolist() == ["cat/4.png", "dog/1.png", "dog/3.png", "dog/5.png"]
+    run = load_shards(tmp_path / "out")
+    assert run.ids.tolist() == ["cat/4.png", "dog/1.png", "dog/3.png", "dog/5.png"]
+    native = encode_images(cats_and_dogs[0], load_dataset(f"folder:{photos}"), cache=False)
+    assert run.meta["skipped"] == report.skipped == native.meta["skipped"]
+    assert skip_report(run) == skip_report(native)
+    assert "2 of 6 pictures could not be decoded" in skip_report(run)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".parquet"])
@@ -103,6 +124,66 @@ def test_every_kind_of_file_gives_the_same(tmp_path, plan, vectors, suffix):
         assert run.ids.tolist() == [f"row-{k:06d}" for k in range(N)]
     else:
         assert torch.equal(run.features, reference.features)
+
+
+# ---------------------------------------------------------------- the accelerated start
+
+
+def test_an_accelerated_run_is_what_accelerate_and_oti_give(tmp_path, plan, cats_and_dogs, monkeypatch):
+    """Its start is fitted on rows from the whole source, with the run's template."""
+    monkeypatch.setattr(shards, "FIT_SAMPLES", 20)
+    asked, fit = [], shards.accelerate
+    monkeypatch.setattr(shards, "accelerate", lambda *a, **how: asked.append(how) or fit(*a, **how))
+    model, images, _ = cats_and_dogs
+    words = {"template": "{} with a hat", "seed": 3}
+    invert_to(tmp_path, replace(plan, steps=1, snapshots=(), accelerated=True, **words))
+    sample = asked[0]["fit_on"]
+    assert len(sample) == 20
+    assert set(sample.ids) != set(images.ids[:20])
+    assert asked[0]["batch_size"] == 5
+    fast = accelerate(model, "oti", fit_on=sample, **words)
+    whole = oti(model, images[:N], steps=1, accelerated=fast, cache=False, **words)
+    torch.testing.assert_close(load_shards(tmp_path).tokens, whole.tokens, atol=1e-4, rtol=0)
+
+
+def test_enough_pictures_are_drawn_for_the_start_though_some_cannot_be_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "FIT_SAMPLES", 18)
+    asked, fit = [], shards.accelerate
+    monkeypatch.setattr(shards, "accelerate", lambda *a, **how: asked.append(how["fit_on"]) or fit(*a, **how))
+    photos = tmp_path / "photos"
+    write_photos(photos, 40, [f"cat/{k}.png" for k in range(0, 20, 2)])
+    plan = Plan("mini-clip", f"folder:{photos}", "oti", steps=0, accelerated=True, device="cpu")
+    assert invert_to(tmp_path / "out", plan).rows == 30
+    assert 18 <= len(asked[0]) <= 30
+    assert np.bincount(asked[0].labels).min() >= 3
+    for k in range(20):
+        (photos / f"dog/{2 * k + 1}.png").write_bytes(b"no picture")
+    with pytest.raises(CrossgapError, match="fitted on image features: give 16 or more"):  # 10 are left
+        invert_to(tmp_path / "few", plan)
+
+
+@pytest.mark.parametrize("kind", [".npy", ".npz", ".safetensors", "folder", ".txt"])
+def test_sources_give_the_rows_that_are_asked_for(tmp_path, cats_and_dogs, vectors, kind):
+    model, images, _ = cats_and_dogs
+    spec, method = str(tmp_path / f"rows{kind}"), "oti"
+    if kind == "folder":
+        write_photos(tmp_path / "photos", 8, ())
+        spec = f"folder:{tmp_path / 'photos'}"
+    elif kind == ".txt":
+        (tmp_path / "rows.txt").write_text("\n".join(f"a photo of {k} dogs" for k in range(8)))
+        method = "ovi"
+    elif kind == ".npy":
+        np.save(spec, images[:8].features.numpy())
+    else:
+        images[:8].save(spec)
+    source = open_source(model, spec, method)
+    whole, some = source.read(slice(0, 8)).features, source.read(np.array([5, 0, 7])).features
+    expected = whole[[5, 0, 7]]
+    assert (source.ids is None) == (kind == ".npy")
+    assert source.ids is None or source.ids.tolist() == whole.ids.tolist()
+    torch.testing.assert_close(some.features, expected.features, atol=1e-5, rtol=0)
+    for column in ("ids", "labels", "texts"):
+        np.testing.assert_array_equal(getattr(some, column), getattr(expected, column))
 
 
 # ---------------------------------------------------------------- killed and resumed
@@ -172,6 +253,30 @@ def test_the_folder_keeps_its_cut(tmp_path, plan):
         invert_to(tmp_path, plan, batch=7)
 
 
+def as_format_1(folder):
+    """The folder as older versions wrote it: ids and the like as a string of metadata, and no texts."""
+    for path in folder.glob("shard-*"):
+        tensors, facts = load_file(path), shard_files.facts_of(path)
+        del tensors["crossgap_json"], facts["texts"]
+        save_file(tensors, path, {"crossgap": json.dumps(facts)})
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 1}))
+
+
+def test_folders_of_older_versions_are_read_but_not_gone_on_with(tmp_path, plan):
+    invert_to(tmp_path, plan)
+    new = load_shards(tmp_path)
+    as_format_1(tmp_path)
+    old = load_shards(tmp_path)
+    assert old.ids.tolist() == new.ids.tolist()
+    assert torch.equal(old.features, new.features)
+    assert old.texts is None
+    assert invert_to(tmp_path, plan).done_before == 5
+    shard_path(tmp_path, 3).unlink()
+    with pytest.raises(CrossgapError, match="begun by an older version of crossgap"):
+        invert_to(tmp_path, plan)
+
+
 # ---------------------------------------------------------------- refusals
 
 
@@ -223,7 +328,7 @@ def test_another_machine_is_said(tmp_path, plan, monkeypatch):
 
 def test_two_at_once(tmp_path, plan):
     tmp_path.mkdir(exist_ok=True)
-    with shard_files.locked(tmp_path), pytest.raises(CrossgapError, match="Another process is writing"):
+    with locked(tmp_path), pytest.raises(CrossgapError, match="Another process is writing"):
         invert_to(tmp_path, plan)
     invert_to(tmp_path, plan)
 
@@ -337,24 +442,69 @@ def test_the_command(tmp_path, vectors):
     assert both.exit_code == 2
 
 
+def test_a_budget_that_is_too_small_is_refused_and_marks_nothing(tmp_path, plan, monkeypatch):
+    """A pretended 10 MiB + 1 MiB a sample; the 36 rows are one shard, and sizes beyond them are not tried."""
+    asked = []
+    monkeypatch.setattr(memory, "_peak", lambda run, n, device: asked.append(n) or (10 + n) * 2**20)
+    plan = replace(plan, shard_size=1000, steps=1, snapshots=())
+    with pytest.raises(CrossgapError, match="8 samples take 18 MiB here, more than the budget of 2 MiB"):
+        invert_to(tmp_path, plan, budget=2 * 2**20)
+    assert not (tmp_path / "manifest.json").exists()
+    assert invert_to(tmp_path, plan, budget=30 * 2**20).batch == 16
+    assert invert_to(tmp_path / "more", plan, budget=500 * 2**20).batch == N
+    assert max(asked) == N
+
+
 # ---------------------------------------------------------------- past one machine
+
+
+def fake_ray(failures):
+    """A Ray whose ``init`` fails so often, as on a machine too busy to start it in time, and the calls it got."""
+    calls = []
+
+    def init(**_):
+        calls.append("init")
+        if calls.count("init") <= failures:
+            raise RuntimeError("The current node timed out during startup.")
+
+    return SimpleNamespace(init=init, shutdown=lambda: calls.append("shutdown")), calls
+
+
+def test_a_cluster_on_this_machine_gets_a_second_chance():
+    ray, calls = fake_ray(failures=1)
+    on_cluster._connect(ray, None, 2)
+    assert calls == ["init", "shutdown", "init"]
+    ray, calls = fake_ray(failures=2)
+    with pytest.raises(CrossgapError, match="No Ray cluster answers at this machine: The current node timed out"):
+        on_cluster._connect(ray, None, 2)
+    assert calls.count("init") == 2
+    ray, calls = fake_ray(failures=1)
+    with pytest.raises(CrossgapError, match="answers at head:6379"):
+        on_cluster._connect(ray, "head:6379", 2)
+    assert calls == ["init"]
+
+
+def test_without_ray_the_command_says_how_to_get_it(tmp_path, vectors, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)  # importing it fails
+    args = ["--model", "mini-clip", "--data", str(vectors), "--method", "oti", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(cli, ["invert", *args, "--engine", "ray"])
+    assert done.exit_code == 1
+    assert "pip install -e '.[cluster]' in the checkout" in done.output
 
 
 @pytest.fixture(scope="module")
 def cluster():
     ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    on_cluster._connect(ray, None, 2)
     yield ray
     ray.shutdown()
 
 
 @pytest.mark.slow
 def test_ray_gives_the_same_bytes_though_a_worker_dies(tmp_path, plan, cluster):
-    from crossgap_lib.cluster import on_ray
-
     plan = replace(plan, shard_size=4, steps=30, snapshots=())
     invert_to(tmp_path / "here", plan)
-    engine, killed = on_ray(workers=2), []
+    engine, killed = on_cluster.on_ray(workers=2), []
 
     def with_a_murder(worker, todo):
         for done, (k, content) in enumerate(engine(worker, todo)):

@@ -1,6 +1,7 @@
 """The papers' experiments against loops, brute force and plain formulas; the last section needs trained weights."""
 
 import json
+import platform
 from dataclasses import replace
 from itertools import pairwise, product
 
@@ -18,7 +19,9 @@ from crossgap_lib.embeddings import Embeddings, load_pair
 from crossgap_lib.encoding import encode_images, encode_texts
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion import Inversion
+from crossgap_lib.memory import PeakMemory
 from crossgap_lib.paths import MINIS
+from crossgap_lib.tasks.gap import gap_interval
 
 CLASSES = ("cat", "dog")
 
@@ -225,13 +228,24 @@ def test_nearest_wrong_against_a_loop():
     table = tasks.nearest_wrong(images, 4, query_class=1)
     assert list(table) == ["query", "wrong", "right", "wrong_score", "right_score", "rank_lost"]
     assert len(table) == min(4, len(expected)) >= 2
-    np.testing.assert_allclose(table, expected[:4], atol=1e-6)
+    np.testing.assert_allclose(table.astype(float), expected[:4], atol=1e-6)
 
 
 def test_nearest_wrong_uses_each_gallery_picture_once():
     images = at_angles(0, 1, 2.2, 3, 80, labels=[0, 0, 0, 1, 1])  # 3 degrees is nearest to all
     table = tasks.nearest_wrong(images, 5, query_class=0)
     assert table[["query", "wrong", "right", "rank_lost"]].to_numpy().tolist() == [[2, 3, 1, 2]]
+
+
+def test_the_only_picture_of_its_class_has_no_right_neighbour():
+    images = at_angles(0, 20, 30, labels=[0, 1, 1])
+    (row,) = tasks.nearest_wrong(images, 3, query_class=0).itertuples()
+    assert (row.query, row.wrong, row.rank_lost) == (0, 1, 0)
+    assert pd.isna(row.right)
+    assert np.isnan(row.right_score)
+    assert tasks.nearest_wrong(images, 3, query_class=1)["right"].tolist() == [2]
+    with pytest.raises(CrossgapError, match="two or more classes"):
+        tasks.nearest_wrong(at_angles(0, 20, labels=[1, 1]), 3, query_class=1)
 
 
 def test_shared_factors_by_hand():
@@ -253,6 +267,7 @@ def test_shared_factors_by_hand():
 
 def test_few_shot_prototypes_against_a_loop():
     images, _ = noisy_classes(n=40, classes=3, seed=4)
+    images = images[np.argsort(images.ids)]  # drawn from in this order, whatever the rows' own
     x, y = images.features.double().numpy(), images.labels
     expected = []
     for seed in range(5):
@@ -266,9 +281,9 @@ def test_few_shot_prototypes_against_a_loop():
 
 
 def test_few_shot_prototypes_test_no_picture_they_were_made_of():
-    # All orthogonal: whoever is not in the support is equally far from both prototypes, and the first class wins.
+    # All orthogonal: whoever is not in the support is equally far from both prototypes, and a tie is wrong.
     images = Embeddings(np.eye(6), labels=[3, 3, 3, 7, 7, 7])
-    assert tasks.few_shot_prototypes(images, 2, seeds=range(4)).tolist() == [0.5] * 4
+    assert tasks.few_shot_prototypes(images, 2, seeds=range(4)).tolist() == [0] * 4
 
 
 def test_few_shots_need_a_picture_to_test_on():
@@ -386,8 +401,73 @@ def test_gap_report_against_plain_formulas():
     np.testing.assert_allclose(report["value"], list(expected.values()), atol=1e-5)
     intervals = report.dropna()
     assert len(intervals) == 5
-    assert ((intervals["low"] < intervals["value"]) & (intervals["value"] < intervals["high"])).all()
+    assert ((intervals["low"] < intervals["value"]) & (intervals["value"] <= intervals["high"])).all()
     pd.testing.assert_frame_equal(report, tasks.gap_report(images, texts, seed=0).set_index("quantity"))
+
+
+def differences(gap, n, spectrum, seed):
+    """n normal differences whose mean has the length ``gap`` and whose variances sum to 1: (n, d)."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, len(spectrum))) * np.sqrt(spectrum / spectrum.sum()) + gap / np.sqrt(len(spectrum))
+
+
+@pytest.mark.parametrize("gap", [0.06, 0.12, 0.31, 0.7])
+@pytest.mark.parametrize(("n", "spectrum"), [(500, np.ones(64)), (500, 1 / np.arange(1, 65))])
+def test_the_gaps_interval_holds_the_true_gap_and_the_estimate(gap, n, spectrum):
+    """Of these, 0.06 is the hard one: the spread of a mean of 500 is 0.045, so Eq. 7 reads 0.075."""
+    trials, covered = 120, 0
+    for trial in range(trials):
+        apart = differences(gap, n, spectrum, trial)
+        estimate = np.linalg.norm(apart.mean(axis=0))
+        low, high = gap_interval(apart, estimate)
+        covered += low <= gap <= high
+        assert low <= estimate <= high
+    assert covered / trials >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / trials)
+
+
+def test_the_gaps_interval_narrows_to_the_true_gap():
+    low, high = gap_interval(differences(0.3, 20_000, np.ones(8), 0).astype(np.float32), 0.3)
+    assert 0.28 < low < 0.3 < high < 0.32
+
+
+def test_recall_of_pairs_is_that_of_an_identity_matrix():
+    images, texts = pairs(n=60)
+    paired = {"relevant": np.eye(60, dtype=bool), "self_match": "keep", "ks": (1,)}
+    report = tasks.gap_report(images, texts, seed=2).set_index("quantity")
+    for name, sides in (("image to text", (images, texts)), ("text to image", (texts, images))):
+        result = metrics.retrieval(*sides, **paired)
+        expected = (result.means["hit_at_1"], *result.interval("hit_at_1", 2))
+        assert tuple(report.loc[f"R@1 {name}", ["value", "low", "high"]]) == pytest.approx(expected)
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="resident memory is measured on Linux")
+def test_gap_report_of_many_pairs_makes_no_matrix_of_them():
+    n = 20_000
+    images, texts = pairs(n=n, d=4)
+    tasks.gap_report(*pairs(n=20))  # libraries load
+    with PeakMemory(torch.device("cpu")) as peak:
+        report = tasks.gap_report(images, texts)
+    assert report["value"].notna().all()
+    assert peak.bytes < n * n  # one matrix of booleans
+
+
+@pytest.mark.parametrize("similarities", [tasks.all_similarities, tasks.unpaired_similarities])
+def test_histograms_of_large_sets_are_of_drawn_rows(monkeypatch, similarities):
+    monkeypatch.setattr("crossgap_lib.tasks.pairs.MOST_ROWS", 10)
+    images, texts = pairs(n=30)
+    rows = tasks.drawn_rows(images.ids, 10, seed=3)
+    found = similarities(images, texts, seed=3)
+    whole = images.features[rows].double() @ texts.features[rows].double().T
+    np.testing.assert_allclose(np.sort(found), np.sort(whole[~np.eye(10, dtype=bool)]), atol=1e-6)
+    assert len(tasks.all_similarities(images, images)) == 45
+    assert len(tasks.all_similarities(images[:9], images[:9])) == 36
+
+
+def test_similarities_by_class_of_large_sets_are_of_drawn_rows(monkeypatch):
+    images, _ = noisy_classes(n=30)
+    assert sum(len(tasks.pair_similarities(images, images, same)) for same in (True, False)) == 435
+    monkeypatch.setattr("crossgap_lib.tasks.pairs.MOST_ROWS", 10)
+    assert sum(len(tasks.pair_similarities(images, images, same)) for same in (True, False)) == 45
 
 
 def test_gap_of_real_clip(real_folder):
@@ -563,3 +643,21 @@ def test_drawn_pictures_mix_the_classes():
     assert set(some.labels) == {0, 1}
     assert some.ids.tolist() == tasks.drawn(by_class, 10, seed=1).ids.tolist()
     assert set(tasks.drawn(by_class, 99).ids) == set(photos.ids)
+
+
+def test_what_is_drawn_does_not_depend_on_the_order_of_the_rows():
+    images, _ = noisy_classes(n=40)
+    by_class = images[np.argsort(images.labels, kind="stable")]
+    for n in (1, 7, 40):
+        assert tasks.drawn(by_class, n, seed=2).ids.tolist() == tasks.drawn(images, n, seed=2).ids.tolist()
+    assert tasks.drawn(images, 7, seed=2).ids.tolist() == tasks.drawn(images, 30, seed=2).ids[:7].tolist()
+    assert set(tasks.drawn(images, 7, seed=2).ids) != set(tasks.drawn(images, 7, seed=3).ids)
+    assert len(tasks.drawn(images, 0)) == 40
+    with pytest.raises(CrossgapError, match="-1 rows can't be drawn: give the number of rows, or 0 for all"):
+        tasks.drawn(images, -1)
+
+
+def test_every_row_is_drawn_about_as_often():
+    ids = np.array([f"i{k}" for k in range(20)])
+    counts = np.bincount(np.concatenate([tasks.drawn_rows(ids, 5, seed) for seed in range(800)]), minlength=20)
+    assert (np.abs(counts - 200) < 5 * np.sqrt(200 * 0.75)).all()

@@ -1,7 +1,7 @@
 """Pure measures: features or similarities in, numbers out."""
 
-from crossgap_lib.metrics.bootstrap import bootstrap_interval
-from crossgap_lib.metrics.classification import accuracy, zero_shot_accuracy
+from crossgap_lib.metrics.bootstrap import bootstrap_interval, resampled_means
+from crossgap_lib.metrics.classification import accuracy, answered_rightly, zero_shot_accuracy
 from crossgap_lib.metrics.geometry import alignment, gap_vector, modality_gap, overlap_coefficient, uniformity
 from crossgap_lib.metrics.ranking import (
     BLOCK_BYTES,
@@ -23,6 +23,7 @@ __all__ = [
     "Retrieval",
     "accuracy",
     "alignment",
+    "answered_rightly",
     "average_precision",
     "bootstrap_interval",
     "gap_vector",
@@ -33,6 +34,7 @@ __all__ = [
     "r_precision",
     "ranked_relevance",
     "recall_at_k",
+    "resampled_means",
     "retrieval",
     "retrieval_from_similarity",
     "uniformity",

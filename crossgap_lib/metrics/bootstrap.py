@@ -1,5 +1,6 @@
 """Intervals of means, by resampling what they are means of."""
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -18,21 +19,26 @@ def bootstrap_interval(values: np.ndarray, seed: int = 0, level: float = 0.95) -
     """
     if not 0 < level < 1:
         raise CrossgapError(f"level must lie between 0 and 1, but is {level}.")
-    means = _resampled_means(np.asarray(values, float), seed)
+    means = resampled_means(np.asarray(values, float), seed)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
-def _resampled_means(values: np.ndarray, seed: int) -> np.ndarray:
-    if len(values) <= _KEPT_RESAMPLES:
-        return _resamples(len(values), seed) @ values / len(values)
-    rng = np.random.default_rng(seed)
-    return np.array([rng.choice(values, len(values)).mean() for _ in range(BOOTSTRAP_RESAMPLES)])
+def resampled_means(values: np.ndarray, seed: int = 0) -> np.ndarray:
+    """The mean of each resample of the rows (n, ...), drawn with replacement: (resamples, ...)."""
+    n = len(values)
+    if n <= _KEPT_RESAMPLES:
+        return _resamples(n, seed) @ values / n
+    return np.array([counts.astype(values.dtype) @ values / n for counts in _counts(n, seed)])
 
 
 @lru_cache(maxsize=4)
 def _resamples(n: int, seed: int) -> np.ndarray:
-    """How often each of n values is in each resample, (resamples, n): drawn once for all methods that it serves."""
+    """All ``_counts`` at once, (resamples, n): drawn once for all methods that they serve."""
+    return np.array(list(_counts(n, seed)), dtype=float)
+
+
+def _counts(n: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each of n rows is in a resample, (n,), one resample after the other."""
     rng = np.random.default_rng(seed)
-    counts = [np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(BOOTSTRAP_RESAMPLES)]
-    return np.array(counts, dtype=float)
+    return (np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(BOOTSTRAP_RESAMPLES))

@@ -28,10 +28,28 @@ def accuracy(predicted: Array, labels: Array) -> float:
     return float((predicted == labels).mean())
 
 
-def zero_shot_accuracy(images: Embeddings, class_prompts: Embeddings) -> float:
-    """Accuracy of the prompt nearest to each image; images.labels index the prompts.
+def answered_rightly(scores: Array, labels: np.ndarray, classes: np.ndarray | None = None) -> np.ndarray:
+    """Whether each row's own class has the highest score, bool (n,): the rule of zero-shot and few-shot accuracies.
 
-    Of equally near prompts the first wins. Raises CrossgapError without labels or with labels beyond them.
+    Scores are compared in float32, and ties count against the method, as in a ranking (``metrics.RANKING``): a row
+    whose own class shares the highest score with another class is answered wrongly.
+
+    Args:
+        scores: (n, c), the higher the better.
+        labels: (n,) the class of each row.
+        classes: (c,) the class of each column; by default column j is class j. Of several columns of a class the best
+            one counts.
+    """
+    scores = numpy_of(scores).astype(np.float32)
+    own = labels[:, None] == (np.arange(scores.shape[1]) if classes is None else classes)  # (n, c)
+    return np.where(own, scores, -np.inf).max(axis=1) > np.where(own, -np.inf, scores).max(axis=1)
+
+
+def zero_shot_accuracy(images: Embeddings, class_prompts: Embeddings) -> float:
+    """Share of images whose nearest prompt is that of their class; images.labels index the prompts.
+
+    An image that is equally near to another prompt counts as wrong (``answered_rightly``). Raises CrossgapError without
+    labels or with labels beyond them.
     """
     x, prompts = two_sets(images, class_prompts, ("images", "class prompts"))  # (n, d), (c, d)
     labels = labels_of("images", images, len(x))
@@ -40,4 +58,4 @@ def zero_shot_accuracy(images: Embeddings, class_prompts: Embeddings) -> float:
             f"The labels of the images run from {labels.min()} to {labels.max()}, which does not index "
             f"{len(prompts)} class prompts."
         )
-    return accuracy((x @ prompts.T).astype(np.float32).argmax(axis=1), labels)
+    return float(answered_rightly(x @ prompts.T, labels).mean())

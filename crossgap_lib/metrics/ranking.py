@@ -241,7 +241,7 @@ def recall_at_k(queries: Embeddings, gallery: Embeddings, k: int, **options: Any
     """R@k as retrieval papers count it: the share of queries with at least one relevant item in the top k.
 
     With one positive a query this is recall; with several (five captions a picture) it is hit@k.
-    For row i paired with row i pass ``relevant=np.eye(n, dtype=bool), self_match="keep"``.
+    For row i paired with row i give both sides the labels 0 .. n - 1 and pass ``self_match="keep"``.
     """
     return retrieval(queries, gallery, ks=(k,), **options).means[f"hit_at_{k}"]
 

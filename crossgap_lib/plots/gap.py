@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
-from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.embeddings import Embeddings, drawn_rows
 from crossgap_lib.plots.style import COLOURS, MARKERS, PUBLISHED, new_figure, styled
 
 
@@ -18,7 +18,7 @@ def gap_map(images: Embeddings, texts: Embeddings, *, limit: int = 1000, seed: i
 
     At most ``limit`` pairs are shown, drawn with ``seed``; the title states how many.
     """
-    rows = np.sort(np.random.default_rng(seed).choice(len(images), min(limit, len(images)), replace=False))
+    rows = np.sort(drawn_rows(images.ids, limit, seed))
     both = np.vstack([images.features.numpy(), texts.features.numpy()])
     pca = PCA(2, random_state=seed).fit(both)
     figure, axes = new_figure(width=6.4, height=4.4)

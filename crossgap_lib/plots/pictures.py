@@ -25,7 +25,10 @@ def contact_sheet(pictures: Sequence[Image.Image], titles: Sequence[str] = (), c
 
 @styled
 def neighbour_pairs(table: pd.DataFrame, pictures: Mapping[int, Image.Image], names: Sequence[str]) -> Figure:
-    """Query, nearest wrong picture and nearest right one, a column each row of ``tasks.nearest_wrong``."""
+    """Query, nearest wrong picture and nearest right one, a column each row of ``tasks.nearest_wrong``.
+
+    Where a query is the only picture of its class, words stand in the place of the right one.
+    """
     figure, axes = new_figure(3, len(table), width=1.55, height=1.75)
     for column, row in zip(axes.T, table.itertuples(), strict=True):
         shown = (
@@ -34,6 +37,10 @@ def neighbour_pairs(table: pd.DataFrame, pictures: Mapping[int, Image.Image], na
             (row.right, f"right  {row.right_score:.3f}"),
         )
         for ax, (k, title) in zip(column, shown, strict=True):
+            if pd.isna(k):
+                ax.text(0.5, 0.5, f"no other\n{names[row.query]}", ha="center", va="center", fontsize=8)
+                ax.set_axis_off()
+                continue
             ax.imshow(pictures[k])
             ax.set_title(f"{names[k]}\n{title}", fontsize=8, fontweight="normal", pad=3)
             ax.set_xticks([])

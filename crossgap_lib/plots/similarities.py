@@ -21,7 +21,10 @@ def histograms(
     ax: Axes | None = None,
     bins: int = 80,
 ) -> Figure:
-    """Normalised histograms of similarity samples on common bins; two samples also get their overlap coefficient."""
+    """Normalised histograms of similarity samples on common bins; two samples also get their overlap coefficient.
+
+    The legend says of how many pairs each sample is.
+    """
     figure, axes = (None, None) if ax is not None else new_figure(width=6.2, height=3.6)
     ax = axes[0, 0] if ax is None else ax
     values = np.concatenate(list(samples.values())).astype(float)
@@ -36,7 +39,7 @@ def histograms(
             color=colours[label],
             linestyle=style,
             linewidth=1.8,
-            label=f"{label} (mean {sample.mean():.2f})",
+            label=f"{label} ({len(sample):,} pairs, mean {sample.mean():.2f})",
         )
     if len(samples) == 2:
         ax.plot([], [], " ", label=f"overlap {overlap_coefficient(*samples.values()):.2f}")

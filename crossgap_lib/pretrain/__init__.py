@@ -20,6 +20,7 @@ from crossgap_lib.pretrain.files import write_weights
 from crossgap_lib.pretrain.loop import train
 from crossgap_lib.pretrain.objectives import write_skeleton
 from crossgap_lib.pretrain.recipes import RECIPES, Recipe
+from crossgap_lib.processes import locked
 
 __all__ = ["RECIPES", "Recipe", "pretrain"]
 
@@ -29,11 +30,11 @@ def pretrain(
 ) -> Path:
     """Trains the mini ``name``, writes checkpoint and model card to ``out`` (data/minis/NAME) and returns that folder.
 
-    Epochs are checkpointed in runs/NAME: a run that was cut off goes on from there, with the same result on the
-    same machine. ``overrides`` changes fields of the recipe.
+    Epochs are checkpointed in runs/NAME, or beside ``out`` in OUT.run where that is given: a run that was cut off goes
+    on from there, with the same result on the same machine. ``overrides`` changes fields of the recipe.
 
     Raises:
-        CrossgapError: an unknown name or recipe field, or a checkpoint of another recipe.
+        CrossgapError: an unknown name or recipe field, a checkpoint of another recipe, or one that another run uses.
     """
     if name not in RECIPES:
         raise CrossgapError(f"There is no recipe {name!r}.{did_you_mean(name, RECIPES)}")
@@ -42,8 +43,10 @@ def pretrain(
         raise CrossgapError(f"A recipe has no field {sorted(unknown)}; there are {', '.join(known)}.")
     recipe = replace(RECIPES[name], **(overrides or {}))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    out, run_folder = Path(out or MINIS / name), ROOT / "runs" / name
-    net, seconds = train(recipe, run_folder, device=device)
+    run_folder = Path(f"{out}.run") if out else ROOT / "runs" / name
+    out = Path(out or MINIS / name)
+    with locked(run_folder):
+        net, seconds = train(recipe, run_folder, device=device)
     write_skeleton(out, recipe.objective)
     write_weights(out, net)
     write_card(out, recipe, seconds, device)

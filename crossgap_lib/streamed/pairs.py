@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from crossgap_lib.embeddings import strings
 from crossgap_lib.errors import CrossgapError
 
 _BLOCK = 8192  # ids compared at a time
@@ -55,7 +56,7 @@ def own_rows(query_ids: np.ndarray, gallery_ids: np.ndarray) -> np.ndarray:
     order = np.argsort(query_ids)
     known, own = query_ids[order], np.full(len(query_ids), -1)
     for start in range(0, len(gallery_ids), _BLOCK):
-        ids = np.asarray(gallery_ids[start : start + _BLOCK]).astype(str)
+        ids = strings("ids", gallery_ids[start : start + _BLOCK])
         at = np.searchsorted(known, ids).clip(max=len(known) - 1)
         found = np.flatnonzero(known[at] == ids)
         to = order[at[found]]

@@ -1,5 +1,6 @@
 """The papers' experiments: embeddings in, tables out. No plotting, no optimisation."""
 
+from crossgap_lib.embeddings import drawn_rows
 from crossgap_lib.tasks.ablations import (
     average_precisions,
     band_sweep,
@@ -112,6 +113,7 @@ __all__ = [
     "counterpart",
     "draw_support",
     "drawn",
+    "drawn_rows",
     "equal_rows",
     "factor_tasks",
     "few_shot",

@@ -4,8 +4,9 @@ Each is a pure function of arrays with unit rows in one space:
 
     support (m, d), labels (m,) 0 .. c - 1, queries (n, d)[, prompts (c, d) or texts (t, d)] -> scores (n, c)
 
-The highest score wins, of equal ones the first class. What the papers add to zero-shot scores (``zero_shot`` + alpha
-* scores) is added by ``few_shot``, which also chooses alpha and the other parameters on validation pictures.
+The highest score wins; a tie counts as wrong (``metrics.answered_rightly``). What the papers add to zero-shot scores
+(``zero_shot`` + alpha * scores) is added by ``few_shot``, which also chooses alpha and the other parameters on
+validation pictures.
 """
 
 import warnings
@@ -50,8 +51,8 @@ def lda(
     class, averaged.
 
     With one image a class nothing scatters around the means, S = 0 and there is no such inverse. The pseudo-inverse,
-    which the released code takes, is 0 as well: every score is 0 and the first class wins always. That is the 2.3 % of
-    Table 2. Both estimates do the same here.
+    which the released code takes, is 0 as well, and so is every score. There the first class wins such ties, which is
+    the 2.3 % of Table 2; here a tie counts as wrong, and the accuracy is 0. Both estimates do the same.
 
     Raises:
         CrossgapError: an unknown covariance.

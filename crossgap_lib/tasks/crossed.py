@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from crossgap_lib import metrics
-from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.embeddings import Embeddings, drawn_rows
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion import oti, ovi
 from crossgap_lib.tasks.along_steps import snapshot_steps
@@ -85,8 +85,8 @@ def image_text_methods(
     images: Embeddings,
     captions: Embeddings,
     *,
-    n_images: int,
-    n_texts: int,
+    n_images: int = 0,
+    n_texts: int = 0,
     n_tokens: int = 1,
     oti_steps: int = 150,
     n_patches: int = 1,
@@ -102,22 +102,25 @@ def image_text_methods(
     Args:
         images: (n, d).
         captions: (m, d) labelled by the picture's row.
-        n_images, n_texts: the first so many images, and the first captions of the first so many, are the queries.
-            Everything is the gallery.
+        n_images, n_texts: how many images, and first captions of how many images, are the queries, drawn with ``seed``;
+            0 takes all. Everything is the gallery.
 
     Returns:
         direction -> method -> Retrieval.
 
     Raises:
-        CrossgapError: a caption of no picture, or a query picture without a caption.
+        CrossgapError: a caption of no picture, or a picture without a caption.
     """
     rows = np.arange(len(images))
     if captions.labels is None or not np.isin(captions.labels, rows).all():
         raise CrossgapError("Captions must be labelled by the row of their picture.")
-    if not np.isin(rows[: max(n_images, n_texts)], captions.labels).all():
-        raise CrossgapError("Every query picture needs a caption.")
+    captioned, first = np.unique(captions.labels, return_index=True)  # the first caption of each picture
+    if not np.array_equal(captioned, rows):
+        raise CrossgapError("Every picture needs a caption.")
     numbered = replace(images, labels=rows, class_names=())
-    pictures, texts = numbered[:n_images], captions[[int(np.argmax(captions.labels == k)) for k in rows[:n_texts]]]
+    # Another seed than that of the pictures, which may be a draw themselves: twice the same one favours some rows.
+    asked = lambda n: drawn_rows(images.ids, n, seed + 1)  # noqa: E731
+    pictures, texts = numbered[asked(n_images)], captions[first[asked(n_texts)]]
     as_text = oti(model, pictures, n_tokens=n_tokens, steps=oti_steps, seed=seed)
     as_image = ovi(model, texts, n_patches=n_patches, steps=ovi_steps, seed=seed)
     return {

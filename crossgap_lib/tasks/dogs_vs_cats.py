@@ -15,10 +15,13 @@ from crossgap_lib.tasks.shots import as_rows, draw_support
 
 
 def correctly_classified(images: Embeddings, prompts: Embeddings) -> np.ndarray:
-    """App. B's first filter, (n,) bool: pictures nearer to their own class prompt than to any other."""
-    scores = similarities(images, prompts)  # (n, prompts)
-    own = images.labels[:, None] == prompts.labels[None]
-    return np.where(own, scores, -np.inf).max(axis=1) > np.where(own, -np.inf, scores).max(axis=1)
+    """App. B's first filter, (n,) bool: pictures nearer to their own class prompt than to any other.
+
+    Ties count as wrong: the rule of ``metrics.answered_rightly``.
+    """
+    blocks = similarity_blocks(images, prompts)
+    right = [metrics.answered_rightly(scores, images.labels[rows], prompts.labels) for rows, scores in blocks]
+    return np.concatenate(right)
 
 
 def minimal_removal(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
@@ -106,8 +109,14 @@ def stage_measures(stages: Sequence[Stage], prompts: Embeddings, *, seed: int = 
 def _wrong_neighbours(images: Embeddings) -> pd.DataFrame:
     """For each picture its nearest of another class and of its own, without an (n, n) array.
 
-    Columns: wrong, right (rows), wrong_score, right_score, rank_lost (own-class pictures below the wrong one).
+    Columns: wrong, right (rows), wrong_score, right_score, rank_lost (own-class pictures below the wrong one). The only
+    picture of its class has no right one: <NA> and NaN.
+
+    Raises:
+        CrossgapError: all pictures are of one class.
     """
+    if len(np.unique(images.labels)) < 2:
+        raise CrossgapError("Wrong neighbours need pictures of two or more classes.")
     parts = []
     for rows, scores in similarity_blocks(images, images):
         scores[np.arange(len(rows)), rows] = np.nan  # a picture is not its own neighbour
@@ -122,14 +131,17 @@ def _wrong_neighbours(images: Embeddings) -> pd.DataFrame:
             "rank_lost": (same & (scores < best[:, None])).sum(axis=1),
         }
         parts.append(pd.DataFrame(columns))
-    return pd.concat(parts, ignore_index=True)
+    table = pd.concat(parts, ignore_index=True)
+    alone = np.isneginf(table["right_score"])
+    right = table["right"].astype("Int64").mask(alone)
+    return table.assign(right=right, right_score=table["right_score"].mask(alone))
 
 
 def nearest_wrong(images: Embeddings, n: int, query_class: int) -> pd.DataFrame:
     """The n queries of a class whose nearest picture of another class is nearest, each gallery picture used once.
 
-    Columns: query, wrong, right (rows of ``images``), wrong_score, right_score (nearest picture of the same class),
-    and rank_lost: how many pictures of the same class rank below that wrong one.
+    Columns: query, wrong, right (rows of ``images``), wrong_score, right_score (nearest picture of the same class; <NA>
+    and NaN where there is no other), and rank_lost: how many pictures of the same class rank below that wrong one.
     """
     table = _wrong_neighbours(images).rename_axis("query").reset_index()
     asked = table[images.labels == query_class].sort_values("wrong_score", ascending=False, kind="stable")
@@ -154,11 +166,13 @@ def shared_factors(images: Embeddings, factors: pd.DataFrame, *, seed: int = 0) 
 def few_shot_prototypes(images: Embeddings, shots: int, *, seeds: Iterable[int] = range(20)) -> np.ndarray:
     """Accuracy per seed of nearest-prototype classification by image-image similarity (Reevaluating, Table 1).
 
-    ``shots`` pictures of each class are drawn, their mean is the class prototype, and all others are classified.
+    ``shots`` pictures of each class are drawn, their mean is the class prototype, and all others are classified, ties
+    counting as wrong. The draws do not depend on the order of the rows.
 
     Raises:
         CrossgapError: a class has no more than ``shots`` pictures.
     """
+    images = images[np.argsort(images.ids)]
     classes, counts = np.unique(images.labels, return_counts=True)
     if counts.min() <= shots:
         raise CrossgapError(f"{shots} shots need more than {shots} pictures a class; one has {counts.min()}.")
@@ -169,4 +183,4 @@ def _prototype_accuracy(images: Embeddings, classes: np.ndarray, shots: int, see
     support, features = draw_support(images.labels, shots, seed), as_rows(images)
     tested = np.setdiff1d(np.arange(len(images)), support)
     scores = prototype(features[support.ravel()], np.repeat(np.arange(len(classes)), shots), features[tested])
-    return metrics.accuracy(classes[scores.argmax(axis=1)], images.labels[tested])
+    return float(metrics.answered_rightly(scores, images.labels[tested], classes).mean())

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.metrics import answered_rightly
 from crossgap_lib.projection import Projection
 from crossgap_lib.tasks import classifiers
 from crossgap_lib.tasks.pairs import class_prompts
@@ -157,9 +158,10 @@ def _arrays(split: FewShotSplit, projection: Projection | None) -> _Arrays:
     view = (lambda e: as_rows(projection(e))) if projection else as_rows
     asked, prompts = {"validation": split.validation, "test": split.test}, split.prompt_rows()
     texts = prompts if split.texts is None else as_rows(split.texts)
+    train = split.train[np.argsort(split.train.ids)]  # so that the draws do not depend on the order of the rows
     return _Arrays(
-        view(split.train),
-        split.targets(split.train),
+        view(train),
+        split.targets(train),
         {name: view(e) for name, e in asked.items()},
         {name: split.targets(e) for name, e in asked.items()},
         {} if prompts is None else {n: classifiers.zero_shot(as_rows(e), prompts) for n, e in asked.items()},
@@ -178,7 +180,8 @@ def few_shot(
     """Every method on every draw, natively and, with a ``projection``, on projected images.
 
     The projection maps images alone: support, validation and test pictures. Prompts, and the zero-shot scores that are
-    added to, stay native.
+    added to, stay native. A picture is classified rightly where its class alone has the highest score, so a tie counts
+    as wrong (``metrics.answered_rightly``). The draws depend on seeds and ids, not on the order of the rows.
 
     Raises:
         CrossgapError: nothing to run, methods that need prompts where there are none, or too few training pictures of
@@ -232,9 +235,9 @@ class _Draw:
         return self._known[key]
 
     def hits(self, method: Method, part: str, setting: dict, alpha: float) -> np.ndarray:
-        """Which pictures of the part are classified rightly, (n,)."""
+        """Which pictures of the part are classified rightly, (n,); ties count as wrong."""
         base = self.arrays.zero_shot[part] if method.setting == WITH_PROMPTS else 0.0
-        return (base + alpha * self.scores(method, part, setting)).argmax(axis=1) == self.arrays.targets[part]
+        return answered_rightly(base + alpha * self.scores(method, part, setting), self.arrays.targets[part])
 
 
 def _answers(method: Method, draw: _Draw) -> tuple[np.ndarray, dict]:

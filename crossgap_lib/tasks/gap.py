@@ -7,12 +7,14 @@ import torch
 from crossgap_lib import metrics
 from crossgap_lib.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.tasks.pairs import similarity_blocks
 
 
 def gap_report(images: Embeddings, texts: Embeddings, *, seed: int = 0) -> pd.DataFrame:
     """What the gap looks like on n image-text pairs (row i with row i), one quantity a row.
 
-    Columns: quantity, value, low, high (95 % bootstrap over pairs, where it means something).
+    Columns: quantity, value, low, high (95 % bootstrap over pairs, where it means something; of the gap as
+    ``gap_interval`` has it). No array of n x n numbers is made.
 
     Raises:
         CrossgapError: the two sides differ in length, or there is a single pair.
@@ -24,35 +26,53 @@ def gap_report(images: Embeddings, texts: Embeddings, *, seed: int = 0) -> pd.Da
     a, b = images.features, texts.features
     n, apart = len(a), a - b  # (n, d)
     pair, distance = (a * b).sum(dim=1), apart.norm(dim=1)  # (n,)
-    # A row of weights is one bootstrap over pairs: how often each was drawn, divided by n.
-    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), 200) / n
-    weights = torch.from_numpy(weights).float()  # (200, n)
-    interval = lambda means: np.percentile(means.numpy(), [2.5, 97.5])  # noqa: E731
-    none = (np.nan, np.nan)
+    interval = lambda values: metrics.bootstrap_interval(values.numpy(), seed)  # noqa: E731
+    none, gap = (np.nan, np.nan), metrics.modality_gap(images, texts)
     non_pairs = (float(a.sum(0) @ b.sum(0)) - float(pair.sum())) / (n * n - n)
     rows = [
-        ("modality gap (Eq. 7)", metrics.modality_gap(images, texts), *interval((weights @ apart).norm(dim=1))),
-        ("mean cosine of pairs", float(pair.mean()), *interval(weights @ pair)),
+        ("modality gap (Eq. 7)", gap, *gap_interval(apart.numpy(), gap, seed)),
+        ("mean cosine of pairs", float(pair.mean()), *interval(pair)),
         ("mean cosine of non-pairs", non_pairs, *none),
         ("mean cosine image-image", _mean_cosine(a), *none),
         ("mean cosine text-text", _mean_cosine(b), *none),
         # |a - b|^2 splits into the part along the gap vector and the rest, so shares add up to one
         ("share of the squared pair distance along the gap", _share_along(apart, apart.mean(0)), *none),
-        ("mean distance of pairs", float(distance.mean()), *interval(weights @ distance)),
+        ("mean distance of pairs", float(distance.mean()), *interval(distance)),
         *_pair_recall(images, texts, seed),
     ]
     return pd.DataFrame(rows, columns=["quantity", "value", "low", "high"])
 
 
+def gap_interval(apart: np.ndarray, estimate: float, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of the modality gap of all pairs there could be, by a bootstrap over the pairs at hand.
+
+    Eq. 7 is the length of a mean, and a mean over n pairs misses the true one by some length in a random direction. So
+    Eq. 7 reads too high: its square by spread / n, where spread is the variance of the differences, summed over the
+    dimensions. A resample misses the mean that it is drawn around by as much again. Hence spread / n is taken off the
+    square of each resample's mean twice. In simulations of 500 pairs the interval then holds the true gap in 93 to
+    100 % of samples, of 40 pairs in 91 % or more. Where the gap is not much longer than the square root of spread / n,
+    it would end below the estimate of Eq. 7. There it is extended upwards to the estimate: an interval holds what it is
+    shown beside, and a longer one covers the truth no less.
+
+    Args:
+        apart: (n, d) differences of the pairs, image minus text.
+        estimate: Eq. 7 of these pairs.
+    """
+    off = apart.var(axis=0, ddof=1).sum() / len(apart)
+    squares = (metrics.resampled_means(apart, seed) ** 2).sum(axis=1) - 2 * off
+    low, high = np.sqrt(np.quantile(squares, [0.025, 0.975]).clip(0))
+    return float(low), max(float(high), estimate)
+
+
 def _pair_recall(images: Embeddings, texts: Embeddings, seed: int) -> list[tuple]:
-    """R@1 in both directions; NaN where class prompts stand in for captions, since they repeat."""
+    """R@1 in both directions, ties counting against it; NaN where class prompts stand in for captions: they repeat."""
     rows = []
     for name, queries, gallery in (("image to text", images, texts), ("text to image", texts, images)):
         values = (np.nan,) * 3
         if texts.meta.get("captions") != "class prompts":
-            paired = np.eye(len(images), dtype=bool)
-            result = metrics.retrieval(queries, gallery, relevant=paired, self_match="keep", ks=(1,))
-            values = (result.means["hit_at_1"], *result.interval("hit_at_1", seed))
+            blocks = similarity_blocks(queries, gallery)
+            hits = np.concatenate([metrics.answered_rightly(scores, own) for own, scores in blocks])  # (n,)
+            values = (float(hits.mean()), *metrics.bootstrap_interval(hits, seed))
         rows.append((f"R@1 {name}", *values))
     return rows
 

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE, trustworthiness
+from sklearn.manifold import TSNE
+from sklearn.metrics import pairwise_distances_chunked
+from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -17,6 +19,7 @@ from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion import Inversion
 
 METHODS = ("UMAP", "PCA", "t-SNE")  # the rows of Fig. 7
+_WORKING_MEMORY = 64  # MiB of distances at a time
 _CAPTION = re.compile(r"#\d+$")  # "photo.jpg#0" is the first caption of photo.jpg
 Vectors = Embeddings | Tensor | np.ndarray  # (n, d); plain arrays are taken as they are, at any norm
 
@@ -79,7 +82,7 @@ def flat_map(
     everything = np.concatenate(list(rows.values()))  # (all, d)
     fit: Callable = {"PCA": _pca, "UMAP": _umap, "t-SNE": _tsne}[method]
     reducer, flat, axes = fit(everything, seed, n_neighbors, perplexity)
-    trust = trustworthiness(everything, flat, n_neighbors=n_neighbors, metric="cosine")
+    trust = _trustworthiness(everything, flat, n_neighbors)
     ends = np.cumsum([len(part) for part in rows.values()])[:-1]
     points = dict(zip(rows, np.split(flat.astype(np.float32), ends), strict=True))
     return FlatMap(method, points, float(trust), n_neighbors, axes, reducer)
@@ -175,6 +178,26 @@ def _tsne(rows: np.ndarray, seed: int, _: int, perplexity: float) -> tuple[TSNE,
     with threadpool_limits(1):
         tsne = TSNE(2, metric="cosine", init="pca", perplexity=perplexity, random_state=seed)
         return tsne, tsne.fit_transform(rows), ("t-SNE 1", "t-SNE 2")
+
+
+def _trustworthiness(rows: np.ndarray, flat: np.ndarray, n_neighbors: int) -> float:
+    """``trustworthiness`` of scikit-learn by the cosine, holding a bounded number of rows of distances at a time.
+
+    rows: (n, d); flat: (n, 2).
+    """
+    n = len(rows)
+    near = NearestNeighbors(n_neighbors=n_neighbors).fit(flat).kneighbors(return_distance=False)  # (n, k) on the map
+
+    def beyond(distances: np.ndarray, start: int) -> np.ndarray:
+        """(m,) how far the neighbours on the map are from being neighbours in the space, in ranks, for some rows."""
+        own = np.arange(len(distances))
+        distances[own, start + own] = np.inf  # a point is not its own neighbour
+        ranks = np.argsort(np.argsort(distances, axis=1), axis=1) + 1
+        excess = np.take_along_axis(ranks, near[start : start + len(distances)], axis=1) - n_neighbors
+        return excess.clip(0).sum(axis=1)
+
+    parts = pairwise_distances_chunked(rows, metric="cosine", reduce_func=beyond, working_memory=_WORKING_MEMORY)
+    return 1 - sum(int(part.sum()) for part in parts) * 2 / (n * n_neighbors * (2 * n - 3 * n_neighbors - 1))
 
 
 # ---------------------------------------------------------------- what goes in

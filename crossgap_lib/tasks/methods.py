@@ -23,10 +23,9 @@ ORIGINAL, OTI, OTI_BEST, PCA = "Original", "OTI", "OTI, best step", "PCA"
 
 def image_image_methods(
     model: "DualEncoder",
-    images: Embeddings,
+    queries: Embeddings,
     prompts: Embeddings | None,
     *,
-    n_queries: int | None = None,
     gallery: Embeddings | None = None,
     steps: int = 150,
     n_tokens: int = 1,
@@ -39,12 +38,12 @@ def image_image_methods(
     best, which only labels can tell; PCA <I<-, I<->, query and gallery projected on the components of class prompts.
 
     Args:
-        images: (n, d) with labels; the first ``n_queries`` (all) are the queries.
+        queries: (q, d) images with labels; where these are some of a larger set, draw them (``drawn``).
         prompts: (classes, d) class prompts, or None for a model without text: then there is the original alone.
-        gallery: (g, d) where the queries are searched; by default ``images``, where queries do not find themselves.
+        gallery: (g, d) where the queries are searched; by default the queries. They do not find themselves.
         options: those of ``exact_retrieval``.
     """
-    queries, gallery = images[:n_queries], images if gallery is None else gallery
+    gallery = queries if gallery is None else gallery
     found = {ORIGINAL: exact_retrieval(queries, gallery, **options)}
     if prompts is None:
         return found

@@ -1,19 +1,26 @@
-"""Sets to compare: image-text pairs, caption sets, and samples of the similarities between two sets."""
+"""Sets to compare: image-text pairs, caption sets, what is drawn from a set, and the similarities between two sets."""
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from crossgap_lib.datasets import Dataset, load_dataset
-from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.embeddings import Embeddings, drawn_rows
 from crossgap_lib.encoding import encode_images, encode_texts
 from crossgap_lib.errors import CrossgapError
 
 if TYPE_CHECKING:
     from crossgap_lib.encoders import DualEncoder
 
-_BLOCK = 1024  # queries at a time
+_BLOCK = 2**22  # similarities at a time: 34 MB in float64
+MOST_ROWS = 4096  # of a set, whose similarities make a histogram: 16.8 million pairs of two sets, 67 MB
+Rows = TypeVar("Rows", Dataset, Embeddings)
+
+
+def drawn(rows: Rows, n: int = 0, seed: int = 0) -> Rows:
+    """n pictures of a data set, or n embeddings, as ``drawn_rows`` draws them."""
+    return rows[drawn_rows(rows.ids, n, seed)]
 
 
 def similarity_blocks(queries: Embeddings, gallery: Embeddings) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -22,7 +29,8 @@ def similarity_blocks(queries: Embeddings, gallery: Embeddings) -> Iterator[tupl
     Rounded from float64 to float32 as ``metrics`` does: same order, same ties.
     """
     columns = gallery.features.double().T  # (d, g)
-    for rows in np.split(np.arange(len(queries)), range(_BLOCK, len(queries), _BLOCK)):
+    step = max(1, _BLOCK // len(gallery))
+    for rows in np.split(np.arange(len(queries)), range(step, len(queries), step)):
         yield rows, (queries.features[rows].double() @ columns).float().numpy()
 
 
@@ -38,6 +46,11 @@ def _wanted_similarities(
     return np.concatenate([block[want(rows)] for rows, block in similarity_blocks(queries, gallery)])
 
 
+def _some(e: Embeddings, seed: int) -> Embeddings:
+    """All rows where there are at most MOST_ROWS, in their order; else so many, drawn with ``seed``."""
+    return e if len(e) <= MOST_ROWS else drawn(e, MOST_ROWS, seed)
+
+
 def _other(queries: Embeddings, gallery: Embeddings, rows: np.ndarray) -> np.ndarray:
     """(rows, g) bool: pairs of two ids. Within one set each unordered pair counts once; inverted features keep the
     ids of their pictures, but not the modality, so they and the pictures are two sets."""
@@ -46,21 +59,30 @@ def _other(queries: Embeddings, gallery: Embeddings, rows: np.ndarray) -> np.nda
     return queries.ids[rows, None] != gallery.ids[None]
 
 
-def all_similarities(queries: Embeddings, gallery: Embeddings) -> np.ndarray:
+def all_similarities(queries: Embeddings, gallery: Embeddings, *, seed: int = 0) -> np.ndarray:
     """Cosine similarities of all pairs but those of a row with its own id: (pairs,).
 
-    Within one set each unordered pair counts once.
+    Within one set each unordered pair counts once. Of a larger set only MOST_ROWS rows take part, drawn with ``seed``;
+    the number of similarities says how many pairs there were.
     """
+    queries, gallery = _some(queries, seed), _some(gallery, seed)
     return _wanted_similarities(queries, gallery, lambda rows: _other(queries, gallery, rows))
 
 
-def unpaired_similarities(images: Embeddings, texts: Embeddings) -> np.ndarray:
-    """Cosine similarities of image i and text j, i != j: (n^2 - n,)."""
+def unpaired_similarities(images: Embeddings, texts: Embeddings, *, seed: int = 0) -> np.ndarray:
+    """Cosine similarities of image i and text j, i != j: (n^2 - n,), n at most MOST_ROWS pairs, drawn with ``seed``."""
+    if len(images) > MOST_ROWS:
+        rows = drawn_rows(images.ids, MOST_ROWS, seed)
+        images, texts = images[rows], texts[rows]
     return _wanted_similarities(images, texts, lambda rows: rows[:, None] != np.arange(len(texts))[None])
 
 
-def pair_similarities(queries: Embeddings, gallery: Embeddings, same_class: bool) -> np.ndarray:
-    """Cosine similarities of all same-class (or all different-class) pairs, without self-pairs: (pairs,)."""
+def pair_similarities(queries: Embeddings, gallery: Embeddings, same_class: bool, *, seed: int = 0) -> np.ndarray:
+    """Cosine similarities of all same-class (or all different-class) pairs, without self-pairs: (pairs,).
+
+    Of a larger set only MOST_ROWS rows take part, as in ``all_similarities``.
+    """
+    queries, gallery = _some(queries, seed), _some(gallery, seed)
 
     def want(rows: np.ndarray) -> np.ndarray:
         same = queries.labels[rows, None] == gallery.labels[None]
@@ -112,16 +134,14 @@ def texts_of(model: "DualEncoder", images: Embeddings) -> Embeddings:
     return encode_texts(model, images.texts.tolist(), ids=[f"{i}#0" for i in images.ids])
 
 
-def drawn(photos: Dataset, n: int, seed: int = 0) -> Dataset:
-    """At most n pictures, drawn with ``seed`` and in drawn order: folders list one class after the other."""
-    return photos[np.random.default_rng(seed).permutation(len(photos))[:n]]
+def with_captions(data: str, n: int, n_captions: int, seed: int = 0) -> Dataset:
+    """n pictures of a data set, drawn with ``seed``; 0 takes all.
 
-
-def with_captions(data: str, n: int, n_captions: int) -> Dataset:
-    """n pictures of a data set; those of the world get ``n_captions`` captions each."""
+    Of the world these are its first n, which are as random as any others; they get ``n_captions`` captions each.
+    """
     if data.startswith("world:"):
-        return load_dataset(data, n=n, n_captions=n_captions)
-    return drawn(load_dataset(data), n)
+        return load_dataset(data, n=n or None, n_captions=n_captions)
+    return drawn(load_dataset(data), n, seed)
 
 
 def caption_sets(model: "DualEncoder", photos: Dataset) -> tuple[Embeddings, Embeddings] | None:

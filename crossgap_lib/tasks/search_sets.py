@@ -2,12 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from crossgap_lib.benchmarks.retrieval import RetrievalSet
 from crossgap_lib.benchmarks.table import SETS
 from crossgap_lib.benchmarks.texts import TextCollection, load_texts
-from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.embeddings import Embeddings, drawn_rows
 from crossgap_lib.encoding import encode_images, encode_texts
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.tasks.pairs import caption_sets, drawn, with_captions
@@ -24,13 +22,13 @@ def queries_and_gallery(
     """The pictures of a retrieval task.
 
     ``n_queries`` and ``n_gallery`` draw a sample with ``seed``; 0 takes all. Where both are one set, the queries are
-    the first pictures of the gallery.
+    the first of the pictures drawn for the gallery.
     """
-    gallery = encode_images(model, drawn(found.gallery, n_gallery or len(found.gallery), seed))
+    gallery = encode_images(model, drawn(found.gallery, n_gallery, seed))
     if found.queries is found.gallery:
         queries = gallery[: n_queries or len(gallery)]
     else:
-        queries = encode_images(model, drawn(found.queries, n_queries or len(found.queries), seed))
+        queries = encode_images(model, drawn(found.queries, n_queries, seed))
     return queries, gallery, found.options(queries, gallery)
 
 
@@ -64,17 +62,18 @@ def texts_to_search(
     if row and (row.texts_only or row.family == "captions"):
         queries, gallery, options = _collection(model, load_texts(spec, summaries=summaries), n_texts, seed)
     else:
-        found = caption_sets(model, with_captions(spec, n_texts, n_captions))
+        found = caption_sets(model, with_captions(spec, n_texts, n_captions, seed))
         if found is None:
             return None
         queries, gallery, options = *found, {"self_match": "remove"}
     if first_captions == "out":
-        gallery = gallery[~np.isin(gallery.ids, queries.ids)]
+        asked = set(queries.ids)  # numpy's isin compares every two
+        gallery = gallery[[name not in asked for name in gallery.ids]]
     return queries, gallery, options
 
 
 def _collection(model: "DualEncoder", texts: TextCollection, n_texts: int, seed: int) -> Search:
-    rows = np.random.default_rng(seed).permutation(len(texts.queries))[: n_texts or None]
+    rows = drawn_rows(texts.query_ids, n_texts, seed)
     queries = encode_texts(model, texts.queries, ids=texts.query_ids, labels=texts.query_labels)[rows]
     gallery = encode_texts(model, texts.corpus, ids=texts.corpus_ids, labels=texts.corpus_labels)
     options = texts.options()

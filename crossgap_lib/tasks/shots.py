@@ -27,6 +27,8 @@ def draw_support(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
 def hold_back(train: Embeddings, share: float = 0.25, seed: int = 0) -> tuple[Embeddings, Embeddings]:
     """(rest, held back): a share of each class, at least one picture, where no validation part was given.
 
+    Which pictures these are depends on seed and ids, not on the order of the rows.
+
     Raises:
         CrossgapError: no labels, or a share that is not between 0 and 1.
     """
@@ -35,7 +37,8 @@ def hold_back(train: Embeddings, share: float = 0.25, seed: int = 0) -> tuple[Em
             f"To hold back a share of each class, labels and a share in (0, 1) are needed, not {share}."
         )
     rng, held = np.random.default_rng(seed), np.zeros(len(train), dtype=bool)
-    for rows in (np.flatnonzero(train.labels == c) for c in np.unique(train.labels)):
+    by_id = np.argsort(train.ids)
+    for rows in (by_id[train.labels[by_id] == c] for c in np.unique(train.labels)):
         held[rng.choice(rows, max(1, round(share * len(rows))), replace=False)] = True
     return train[~held], train[held]
 
