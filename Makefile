@@ -18,6 +18,7 @@ test:
 lint: $(VENV)/.installed
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
+	$(RUN)/lint-imports
 
 # `unit` and `slow` in one run: a core that is done takes over what waits for the other.
 library: $(VENV)/.installed

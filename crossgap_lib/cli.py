@@ -12,8 +12,8 @@ from crossgap_lib.errors import CrossgapError
 from crossgap_lib.paths import MINIS, NOTEBOOKS
 
 if TYPE_CHECKING:
-    from crossgap_lib.embeddings import Embeddings
-    from crossgap_lib.runner import Run
+    from crossgap_lib.embeddings.embeddings import Embeddings
+    from crossgap_lib.runner.notebooks import Run
 
 SAVED = (
     ".npz",
@@ -100,8 +100,8 @@ def figures(
 
     A run with other parameters than the notebooks' own goes to a folder of its own below figures/runs/.
     """
-    from crossgap_lib.gallery import write_index
-    from crossgap_lib.runner import run_notebooks
+    from crossgap_lib.runner.notebooks import run_notebooks
+    from crossgap_lib.runner.site import write_index
 
     parameters = {name: value for name, value in flags.items() if value is not None}
     if "models" in parameters:  # a spec may hold commas
@@ -151,10 +151,10 @@ def embed(model: str, data: str | None, texts: str | None, out: Path, device: st
 
 
 def _embed(model: str, data: str | None, texts: str | None, device: str | None) -> "Embeddings":
-    from crossgap_lib.datasets import load_dataset
-    from crossgap_lib.encoding import encode_images, encode_texts, skip_report
-    from crossgap_lib.models import load_model
-    from crossgap_lib.sources import text_lines
+    from crossgap_lib.datasets.load import load_dataset
+    from crossgap_lib.embeddings.encode import encode_images, encode_texts, skip_report
+    from crossgap_lib.jobs.sources import text_lines
+    from crossgap_lib.models.load import load_model
 
     if texts is not None:
         return encode_texts(load_model(model, device=device), text_lines(Path(texts)))
@@ -201,16 +201,16 @@ def fetch(spec: str) -> None:
     """Download a model (weights and tokenizer) or a data set (NAME:PATH), for offline use."""
     prefix, colon, _ = spec.partition(":")
     if colon and prefix not in ("timm", "local-dir") and "," not in prefix:
-        from crossgap_lib.benchmarks.fetch import fetch_dataset as fetch_it
+        from crossgap_lib.datasets.named.fetch import fetch_dataset as fetch_it
     else:
-        from crossgap_lib.models import fetch_model as fetch_it
+        from crossgap_lib.models.load import fetch_model as fetch_it
     click.echo(fetch_it(spec))
 
 
 @cli.command()
 def datasets() -> None:
     """List the data sets: what they are, which tables they serve, splits, how they get here."""
-    from crossgap_lib.benchmarks.lookup import listing
+    from crossgap_lib.datasets.named.lookup import listing
 
     click.echo(listing())
 
@@ -241,9 +241,9 @@ def invert(out: Path, steps: int | None, snapshots: tuple[int, ...], **how: Any)
     """Invert a whole data set into a folder of shards; run it again to go on where it stopped."""
     import torch
 
-    from crossgap_lib import fewer_steps
+    from crossgap_lib.inversion import fewer_steps
+    from crossgap_lib.jobs.shards import STEPS, Plan, here, invert_to
     from crossgap_lib.memory import parse_bytes
-    from crossgap_lib.shards import STEPS, Plan, here, invert_to
 
     engine, workers, address = how.pop("engine"), how.pop("workers"), how.pop("address")
     cut = {name: how.pop(name) for name in ("shard_size", "batch")}
@@ -254,7 +254,7 @@ def invert(out: Path, steps: int | None, snapshots: tuple[int, ...], **how: Any)
     steps = (fewer_steps.STEPS if how["accelerated"] else STEPS)[how["method"]] if steps is None else steps
     plan = Plan(**how, steps=steps, snapshots=tuple(sorted(snapshots)), threads=threads)
     if engine == "ray":
-        from crossgap_lib.cluster import on_ray
+        from crossgap_lib.jobs.cluster import on_ray
 
         run = on_ray(workers, address)
     else:
@@ -284,7 +284,8 @@ def _bench_inversion(method: str, what: str) -> None:
     @click.option("--figure", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="PNG (and SVG).")
     @DEVICE
     def run(batch: str, json_out: str | None, figure: Path | None, seconds: float, **how: Any) -> None:
-        from crossgap_lib import bench, plots
+        from crossgap_lib import plots
+        from crossgap_lib.runner import bench
 
         result = bench.bench(method, how.pop("arch"), _batches(batch), at_least=seconds, **how)
         _report(result, bench.summary(result), json_out)
@@ -306,8 +307,8 @@ _bench_inversion("ovi", "texts to pictures")
 @DEVICE
 def bench_retrieval(json_out: str | None, memory: str, **how: Any) -> None:
     """Time exact retrieval from a large gallery beside sorting each query's row."""
-    from crossgap_lib import bench_retrieval
     from crossgap_lib.memory import parse_bytes
+    from crossgap_lib.runner import bench_retrieval
 
     result = bench_retrieval.bench(**how, memory=parse_bytes(memory))
     _report(result, bench_retrieval.summary(result), json_out)
@@ -316,7 +317,7 @@ def bench_retrieval(json_out: str | None, memory: str, **how: Any) -> None:
 def _report(result: dict[str, Any], summary: str, json_out: str | None) -> None:
     import json
 
-    from crossgap_lib.bench import write_json
+    from crossgap_lib.runner.bench import write_json
 
     click.echo(summary, err=json_out == "-")
     if json_out == "-":
@@ -352,7 +353,7 @@ def dof(d: int, n: int, tolerance: float, seed: int) -> None:
 @click.option("--clear-cache", "clear", is_flag=True, help="Instead, remove the results kept in the cache.")
 def doctor(clear: bool) -> None:
     """Say what is here: device, versions, cache, weights."""
-    from crossgap_lib.doctor import clear_cache, findings
+    from crossgap_lib.runner.doctor import clear_cache, findings
 
     if clear:
         click.echo("\n".join(clear_cache()))

@@ -16,7 +16,7 @@ def _private_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def mini():
-    from crossgap_lib.models import load_model
+    from crossgap_lib.models.load import load_model
 
     return load_model("mini-clip")
 
@@ -24,8 +24,8 @@ def mini():
 @pytest.fixture(scope="session")
 def cats_and_dogs(mini):
     """(model, image embeddings, prompt embeddings) of 40 drawn cats and dogs."""
-    from crossgap_lib.datasets import load_dataset
-    from crossgap_lib.encoding import encode_images, encode_texts
+    from crossgap_lib.datasets.load import load_dataset
+    from crossgap_lib.embeddings.encode import encode_images, encode_texts
 
     images = encode_images(mini, load_dataset("world:dogs-vs-cats", n=40), cache=False)
     prompts = encode_texts(mini, ["a photo of a cat", "a photo of a dog"], labels=[0, 1], cache=False)

@@ -1,4 +1,4 @@
-"""Data sets of a few pixels in the real on-disk formats: what the readers of ``crossgap_lib.benchmarks`` are tested on.
+"""Data sets of a few pixels in the real on-disk formats, for the readers of ``crossgap_lib.datasets.named``.
 
 Picture k of a set is k grey levels bright, so that a test sees which file was read. Each set of pictures holds one
 that can't be decoded.

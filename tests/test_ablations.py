@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
 from crossgap_lib import plots, tasks
-from crossgap_lib.datasets import load_dataset
-from crossgap_lib.embeddings import Embeddings
-from crossgap_lib.encoding import encode_images
+from crossgap_lib.datasets.load import load_dataset
+from crossgap_lib.embeddings.embeddings import Embeddings
+from crossgap_lib.embeddings.encode import encode_images
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.projection import centre, isoclip, mix, pca_of_prompts
+from crossgap_lib.projection.linear import centre, isoclip, mix, pca_of_prompts
 from crossgap_lib.tasks.ablations import _whole_words
 
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import orthogonal_procrustes
 
-from crossgap_lib.adapters import _loss, train_adapter
-from crossgap_lib.embeddings import Embeddings, load_pair
+from crossgap_lib.embeddings.embeddings import Embeddings, load_pair
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.metrics import modality_gap, retrieval
+from crossgap_lib.projection.adapters import _loss, train_adapter
 
 D = 8
 

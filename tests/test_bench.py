@@ -10,10 +10,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from crossgap_lib import bench, memory, plots
+from crossgap_lib import memory, plots
 from crossgap_lib.cli import cli
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.memory import PeakMemory, fitting_batch, parse_bytes
+from crossgap_lib.runner import bench
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -233,7 +234,7 @@ def test_a_wrong_forecast_is_noticed(monkeypatch):
 
 
 def test_a_budget_for_real(mini):
-    from crossgap_lib.inversion import initial_noise, optimise, oti_job
+    from crossgap_lib.inversion.loop import initial_noise, optimise, oti_job
 
     job = oti_job(mini, 4, 2)
 

@@ -11,10 +11,10 @@ import miniatures
 import pytest
 from miniatures import BROKEN, SPLIT, grey_of, write
 
-from crossgap_lib.benchmarks import lookup
-from crossgap_lib.benchmarks.table import SETS
-from crossgap_lib.datasets import load_dataset
-from crossgap_lib.encoding import encode_images, skip_report
+from crossgap_lib.datasets.load import load_dataset
+from crossgap_lib.datasets.named import lookup
+from crossgap_lib.datasets.named.table import SETS
+from crossgap_lib.embeddings.encode import encode_images, skip_report
 from crossgap_lib.errors import CrossgapError, UnreadableImage
 from crossgap_lib.paths import DATA
 

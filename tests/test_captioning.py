@@ -11,7 +11,8 @@ import transformers
 from open_clip import coca_model
 
 from crossgap_lib import metrics
-from crossgap_lib.captioning import (
+from crossgap_lib.datasets.load import load_dataset
+from crossgap_lib.embeddings.captioner import (
     decode_greedily,
     encode_captions,
     generated_captions,
@@ -19,12 +20,11 @@ from crossgap_lib.captioning import (
     load_captions,
     save_captions,
 )
-from crossgap_lib.datasets import load_dataset
-from crossgap_lib.embeddings import Embeddings
-from crossgap_lib.encoders import DualEncoder
-from crossgap_lib.encoding import encode_images
+from crossgap_lib.embeddings.embeddings import Embeddings
+from crossgap_lib.embeddings.encode import encode_images
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.models import load_model
+from crossgap_lib.models.encoder import DualEncoder
+from crossgap_lib.models.load import load_model
 
 VISION = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
 POOL = {"attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}

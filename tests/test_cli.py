@@ -11,10 +11,17 @@ import torch
 from click.testing import CliRunner
 
 import crossgap_lib.cli as cli
-from crossgap_lib import datasets, doctor, encoding, gallery, inversion, models, pretrain, runner
-from crossgap_lib.embeddings import Embeddings
+from crossgap_lib import pretrain
+from crossgap_lib.datasets import load as datasets
+from crossgap_lib.embeddings import encode as encoding
+from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.runner import Run
+from crossgap_lib.inversion import loop as inversion
+from crossgap_lib.models import load as models
+from crossgap_lib.runner import doctor
+from crossgap_lib.runner import notebooks as runner
+from crossgap_lib.runner import site as gallery
+from crossgap_lib.runner.notebooks import Run
 
 
 def run(*arguments: str):

@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crossgap_lib import metrics, tasks, world
-from crossgap_lib.datasets import load_dataset
-from crossgap_lib.embeddings import Embeddings
-from crossgap_lib.encoding import encode_images
+from crossgap_lib import metrics, tasks
+from crossgap_lib.datasets import world
+from crossgap_lib.datasets.load import load_dataset
+from crossgap_lib.embeddings.embeddings import Embeddings
+from crossgap_lib.embeddings.encode import encode_images
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.inversion import oti, ovi
+from crossgap_lib.inversion.loop import oti, ovi
 from crossgap_lib.tasks.crossed import IMAGE_TO_TEXT, OVI, TEXT_TO_IMAGE
 from crossgap_lib.tasks.methods import ORIGINAL, OTI
 

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from crossgap_lib.caption_files import read_captions
-from crossgap_lib.datasets import Dataset, load_dataset
+from crossgap_lib.datasets.caption_files import read_captions
+from crossgap_lib.datasets.dataset import Dataset
+from crossgap_lib.datasets.load import load_dataset
 from crossgap_lib.errors import CrossgapError, UnreadableImage
 
 

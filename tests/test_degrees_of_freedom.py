@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.linalg import aslinearoperator
 
-from crossgap_lib.embeddings import Embeddings, load_pair
+from crossgap_lib.embeddings.embeddings import Embeddings, load_pair
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.tasks import degrees_of_freedom as dof
 from crossgap_lib.tasks import recovery_sweeps as sweeps

@@ -16,11 +16,11 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from safetensors.torch import save_file
 
-from crossgap_lib.datasets import load_dataset
-from crossgap_lib.embeddings import Embeddings, load_pair
-from crossgap_lib.encoding import encode_images, encode_texts, skip_report
+from crossgap_lib.datasets.load import load_dataset
+from crossgap_lib.embeddings.embeddings import Embeddings, load_pair
+from crossgap_lib.embeddings.encode import encode_images, encode_texts, skip_report
 from crossgap_lib.errors import CrossgapError, UnreadableImage
-from crossgap_lib.sources import open_source
+from crossgap_lib.jobs.sources import open_source
 
 KINDS = (".npz", ".parquet", ".safetensors")
 
@@ -504,7 +504,7 @@ def test_a_save_that_breaks_midway_leaves_nothing(tmp_path, kind, monkeypatch):
         path.write_bytes(b"half a file")
         raise OSError("disk full")
 
-    monkeypatch.setattr(f"crossgap_lib.embeddings._write_{kind[1:]}", half)
+    monkeypatch.setattr(f"crossgap_lib.embeddings.embeddings._write_{kind[1:]}", half)
     with pytest.raises(OSError, match="disk full"):
         full().save(tmp_path / f"f{kind}")
     assert list(tmp_path.iterdir()) == []

@@ -11,14 +11,14 @@ import torchvision.datasets
 from click.testing import CliRunner
 
 import crossgap_lib.cli as cli
-from crossgap_lib import models
-from crossgap_lib.benchmarks import fetch
-from crossgap_lib.benchmarks.fetch import fetch_dataset
-from crossgap_lib.benchmarks.lookup import placement
-from crossgap_lib.benchmarks.table import SETS
-from crossgap_lib.benchmarks.texts import load_texts
-from crossgap_lib.datasets import load_dataset
+from crossgap_lib.datasets.load import load_dataset
+from crossgap_lib.datasets.named import fetch
+from crossgap_lib.datasets.named.fetch import fetch_dataset
+from crossgap_lib.datasets.named.lookup import placement
+from crossgap_lib.datasets.named.table import SETS
+from crossgap_lib.datasets.text_sets import load_texts
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.models import load as models
 
 BY_TORCHVISION = [name for name, row in SETS.items() if row.torchvision]
 BY_HUB = [name for name, row in SETS.items() if row.hub]

@@ -14,8 +14,8 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.neighbors import KNeighborsClassifier
 
 from crossgap_lib import CrossgapError, Embeddings, metrics, plots, tasks
-from crossgap_lib.datasets import load_dataset
-from crossgap_lib.projection import pca_of_prompts
+from crossgap_lib.datasets.load import load_dataset
+from crossgap_lib.projection.linear import pca_of_prompts
 from crossgap_lib.tasks import classifiers, few_shot_tables
 from crossgap_lib.tasks.classifiers import ape, ape_channels, coder, lda, linear_probe, prototype, tip_adapter, tip_x
 from crossgap_lib.tasks.classifiers import zero_shot as zero_shot_scores

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from crossgap_lib import fewer_steps, inversion, metrics
-from crossgap_lib.datasets import load_dataset
-from crossgap_lib.embeddings import Embeddings
-from crossgap_lib.encoding import encode_images, encode_texts
+from crossgap_lib import metrics
+from crossgap_lib.datasets.load import load_dataset
+from crossgap_lib.embeddings.embeddings import Embeddings
+from crossgap_lib.embeddings.encode import encode_images, encode_texts
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.fewer_steps import FIT_STEPS, Accelerated, accelerate
-from crossgap_lib.inversion import oti, ovi
+from crossgap_lib.inversion import fewer_steps
+from crossgap_lib.inversion import loop as inversion
+from crossgap_lib.inversion.accelerated import Accelerated
+from crossgap_lib.inversion.fewer_steps import FIT_STEPS, accelerate
+from crossgap_lib.inversion.loop import oti, ovi
 
 
 @pytest.fixture(scope="module")

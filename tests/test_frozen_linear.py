@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from crossgap_lib import frozen_linear
-from crossgap_lib.frozen_linear import FrozenLinear, general_kernels, prefers_own_kernels
+from crossgap_lib.inversion import frozen_linear
+from crossgap_lib.inversion.frozen_linear import FrozenLinear, general_kernels, prefers_own_kernels
 
 
 def draw(rows, inputs=24, outputs=40):

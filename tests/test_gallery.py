@@ -10,7 +10,7 @@ import pytest
 from nbformat import v4
 from PIL import Image
 
-from crossgap_lib.gallery import table_of_contents, write_index
+from crossgap_lib.runner.site import table_of_contents, write_index
 
 INTRO = """# Is a dog *closer* to a cat? See [00](00_index.ipynb)
 

@@ -8,11 +8,13 @@ import subprocess
 import tomllib
 from itertools import pairwise
 
+import jedi
 import nbformat
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import crossgap_lib as cg
 from crossgap_lib.paths import NOTEBOOKS, ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -73,6 +75,34 @@ def test_every_dependency_is_pinned_at_a_version_that_satisfies_it(line):
 def test_constraints_name_no_place():
     text = (ROOT / "constraints.txt").read_text()
     assert not re.search(r"https?:|://|file:|index|trusted-host|@", text)
+
+
+# ---------------------------------------------------------------- the library's face
+
+
+def test_every_name_of_the_stub_is_there():
+    stub = ast.parse((ROOT / "crossgap_lib/__init__.pyi").read_text())
+    names = [alias.asname for line in stub.body for alias in line.names]
+    assert len(set(names)) == len(names)
+    assert sorted(names) == sorted(cg.__all__) == sorted(set(dir(cg)))
+    for name in names:
+        assert getattr(cg, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        cg.no_such_name  # noqa: B018
+
+
+def test_an_editor_completes_the_face():
+    """jedi is what JupyterLab asks; it runs nothing and reads the stub."""
+    found = jedi.Script("import crossgap_lib as cg\ncg.").complete(2, 3)
+    assert set(cg.__all__) <= {completion.name for completion in found}
+    (signature,) = jedi.Script("import crossgap_lib as cg\ncg.oti(").get_signatures(2, 7)
+    assert [parameter.name for parameter in signature.params][:3] == ["model", "images", "n_tokens"]
+
+
+def test_contributing_shows_every_room():
+    rooms = {path.stem for path in (ROOT / "crossgap_lib").iterdir() if path.suffix == ".py" or path.is_dir()}
+    shown = re.findall(r"^    (\w+)(?:/|\.py)", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert set(shown) == rooms - {"__init__", "__pycache__"}
 
 
 def test_the_readme_names_the_two_commands():

@@ -6,14 +6,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from crossgap_lib import inversion, metrics, textbook
-from crossgap_lib.datasets import load_dataset
-from crossgap_lib.embeddings import Embeddings
-from crossgap_lib.encoding import encode_images, encode_texts
+from crossgap_lib import metrics
+from crossgap_lib.datasets.load import load_dataset
+from crossgap_lib.embeddings.embeddings import Embeddings
+from crossgap_lib.embeddings.encode import encode_images, encode_texts
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.inversion import Job, initial_noise, optimise, oti, ovi, template_ids
-from crossgap_lib.models import load_model
-from crossgap_lib.towers import ImageTower, TextTower, _repeats
+from crossgap_lib.inversion import loop as inversion
+from crossgap_lib.inversion import textbook
+from crossgap_lib.inversion.loop import Job, initial_noise, optimise, oti, ovi, template_ids
+from crossgap_lib.inversion.towers import ImageTower, TextTower, _repeats
+from crossgap_lib.models.load import load_model
 
 
 def random_features(n: int, d: int, modality: str = "image") -> Embeddings:

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from crossgap_lib.datasets import load_dataset
-from crossgap_lib.embeddings import Embeddings
-from crossgap_lib.encoding import encode_images, encode_texts
+from crossgap_lib.datasets.load import load_dataset
+from crossgap_lib.embeddings.embeddings import Embeddings
+from crossgap_lib.embeddings.encode import encode_images, encode_texts
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.models import load_model
-from crossgap_lib.projection import IsoClip, isoclip
-from crossgap_lib.projectors import Projector, projector_of, taken_away
+from crossgap_lib.models.load import load_model
+from crossgap_lib.models.projectors import Projector, projector_of, taken_away
+from crossgap_lib.projection.linear import IsoClip, isoclip
 
 TEXTS = ["a photo of a dog", "a red cat on a pink background", "a small house"]
 

@@ -17,11 +17,11 @@ from miniatures import GROUND_TRUTH, grey_of, write
 from PIL import Image
 
 from crossgap_lib import metrics
-from crossgap_lib.benchmarks.ground_truth import LARGEST, read_plain_pickle
-from crossgap_lib.benchmarks.landmarks import read_truth
-from crossgap_lib.benchmarks.retrieval import concatenated, load_retrieval
-from crossgap_lib.datasets import load_dataset
-from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.datasets.load import load_dataset
+from crossgap_lib.datasets.named.ground_truth import LARGEST, read_plain_pickle
+from crossgap_lib.datasets.named.landmarks import read_truth
+from crossgap_lib.datasets.retrieval_sets import concatenated, load_retrieval
+from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError, UnreadableImage
 
 # ---------------------------------------------------------------- pickles

@@ -20,14 +20,15 @@ from PIL import Image
 from sklearn.manifold import trustworthiness
 from threadpoolctl import threadpool_limits
 
-from crossgap_lib import atlas, metrics, plots, tasks, widgets
-from crossgap_lib.datasets import load_dataset
-from crossgap_lib.embeddings import Embeddings
+from crossgap_lib import metrics, plots, tasks
+from crossgap_lib.datasets.load import load_dataset
+from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.inversion import Inversion
+from crossgap_lib.inversion.loop import Inversion
 from crossgap_lib.paths import ROOT
-from crossgap_lib.projection import pca_of_prompts
-from crossgap_lib.runner import run_notebooks
+from crossgap_lib.plots import atlas, widgets
+from crossgap_lib.projection.linear import pca_of_prompts
+from crossgap_lib.runner.notebooks import run_notebooks
 
 HOW = {"n_neighbors": 5, "perplexity": 8.0}
 

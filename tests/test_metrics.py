@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP, RetrievalRPrecision
 
 from crossgap_lib import metrics
-from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.metrics.bootstrap import BOOTSTRAP_RESAMPLES
 from crossgap_lib.tasks import correctly_classified

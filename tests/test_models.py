@@ -23,9 +23,9 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from crossgap_lib import hub as hub_face
-from crossgap_lib import models as face
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.models import fetch_model, load_model, model_names
+from crossgap_lib.models import load as face
+from crossgap_lib.models.load import fetch_model, load_model, model_names
 
 WORDS = ["<pad>", "<unk>", "a", "photo", "of", "dog", "cat", "<sot>", "<eot>"]  # EOT is the highest id
 PREPROCESS = {"mean": [0.4] * 3, "std": [0.3] * 3, "interpolation": "bilinear", "resize_mode": "squash"}

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossgap_lib import metrics, tasks
-from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.memory import PeakMemory
 from crossgap_lib.tasks import pair_counts

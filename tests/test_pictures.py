@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from crossgap_lib.datasets.pictures import EXTENSIONS, open_picture
 from crossgap_lib.errors import UnreadableImage
-from crossgap_lib.pictures import EXTENSIONS, open_picture
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

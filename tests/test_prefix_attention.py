@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from crossgap_lib.prefix_attention import prefix_attention
+from crossgap_lib.inversion.prefix_attention import prefix_attention
 
 
 def problem(length, prefix=4, batch=5, heads=3, width=8, dtype=torch.float64):

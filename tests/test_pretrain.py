@@ -12,10 +12,11 @@ import torch
 from open_clip.loss import ClipLoss
 from PIL import Image
 
-from crossgap_lib import pretrain, world
-from crossgap_lib.datasets import load_dataset
+from crossgap_lib import pretrain
+from crossgap_lib.datasets import world
+from crossgap_lib.datasets.load import load_dataset
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.models import load_model
+from crossgap_lib.models.load import load_model
 from crossgap_lib.paths import MINIS
 from crossgap_lib.pretrain import cards, files, loop, views
 

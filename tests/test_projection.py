@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
 from sklearn.decomposition import PCA
 
-from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.projection import pca_of_prompts
+from crossgap_lib.projection.linear import pca_of_prompts
 
 
 def some(n, d=8, seed=0, shift=1.0, **columns):

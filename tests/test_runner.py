@@ -11,9 +11,10 @@ import nbformat
 import pytest
 from nbformat import v4
 
-from crossgap_lib import runner, staleness
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.runner import run_notebooks
+from crossgap_lib.runner import notebooks as runner
+from crossgap_lib.runner import staleness
+from crossgap_lib.runner.notebooks import run_notebooks
 
 PARAMETERS = 'model = "mini-clip"  # type: str\nsteps = 5  # type: int\nembeddings = ""  # type: str'
 SAVE = """\

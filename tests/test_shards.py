@@ -19,19 +19,20 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from crossgap_lib import cluster as on_cluster
-from crossgap_lib import memory, shard_files, shards
+from crossgap_lib import memory
 from crossgap_lib.cli import cli
-from crossgap_lib.datasets import load_dataset
-from crossgap_lib.embeddings import Embeddings
-from crossgap_lib.encoding import encode_images, skip_report
+from crossgap_lib.datasets.load import load_dataset
+from crossgap_lib.embeddings.embeddings import Embeddings
+from crossgap_lib.embeddings.encode import encode_images, skip_report
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.fewer_steps import accelerate
-from crossgap_lib.inversion import oti, ovi
+from crossgap_lib.inversion.fewer_steps import accelerate
+from crossgap_lib.inversion.loop import oti, ovi
+from crossgap_lib.jobs import cluster as on_cluster
+from crossgap_lib.jobs import shard_files, shards
+from crossgap_lib.jobs.shard_files import Interrupted, load_shards, shard_path
+from crossgap_lib.jobs.shards import Plan, invert_to
+from crossgap_lib.jobs.sources import open_source
 from crossgap_lib.processes import locked
-from crossgap_lib.shard_files import Interrupted, load_shards, shard_path
-from crossgap_lib.shards import Plan, invert_to
-from crossgap_lib.sources import open_source
 
 N, SHARD = 36, 8  # five shards, the last one half full
 
@@ -80,7 +81,7 @@ def test_ovi_of_lines_of_text(tmp_path, cats_and_dogs):
     assert run.ids.tolist() == ["text-000000", "text-000001", "text-000002"]
     assert run.texts.tolist() == ["a photo of a dog", "a photo of a cat", "a red bird"]
     assert run.tokens.shape == (3, 2, 128)
-    from crossgap_lib.encoding import encode_texts
+    from crossgap_lib.embeddings.encode import encode_texts
 
     texts = encode_texts(model, ["a photo of a dog", "a photo of a cat", "a red bird"], cache=False)
     torch.testing.assert_close(run.features, ovi(model, texts, n_patches=2, steps=3, cache=False).features)
@@ -199,7 +200,7 @@ def test_killed_at_twenty_random_moments(tmp_path, plan):
     """SIGKILL, resume, and so on; in the end the same bytes, and no finished shard was written twice."""
     plan = replace(plan, steps=20, snapshots=())
     context = multiprocessing.get_context("forkserver")  # clean children that have torch loaded already
-    context.set_forkserver_preload(["crossgap_lib.shards", "open_clip"])
+    context.set_forkserver_preload(["crossgap_lib.jobs.shards", "open_clip"])
     for name in ("warm", "whole"):  # the first one also starts the fork server
         started = time.monotonic()
         child = context.Process(target=invert_in_child, args=(tmp_path / name, plan))

@@ -13,16 +13,17 @@ from sklearn.metrics import average_precision_score
 from torchmetrics.retrieval import RetrievalMAP
 
 import crossgap_lib as cg
-from crossgap_lib import bench, bench_retrieval, metrics
+from crossgap_lib import metrics
 from crossgap_lib.cli import cli
-from crossgap_lib.embeddings import Embeddings, normalised
+from crossgap_lib.embeddings.embeddings import Embeddings, normalised
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.streamed import cells
-from crossgap_lib.streamed import retrieval as streaming
-from crossgap_lib.streamed.cells import ScoreCells
-from crossgap_lib.streamed.gallery import StoredGallery
-from crossgap_lib.streamed.pairs import RelevantPairs
-from crossgap_lib.streamed.retrieval import streamed_retrieval
+from crossgap_lib.metrics.streamed import cells
+from crossgap_lib.metrics.streamed import retrieval as streaming
+from crossgap_lib.metrics.streamed.cells import ScoreCells
+from crossgap_lib.metrics.streamed.gallery import StoredGallery
+from crossgap_lib.metrics.streamed.pairs import RelevantPairs
+from crossgap_lib.metrics.streamed.retrieval import streamed_retrieval
+from crossgap_lib.runner import bench, bench_retrieval
 
 KS = (1, 3)
 MIB = 2**20
@@ -350,9 +351,9 @@ def test_the_textbook_by_hand():
 
 LARGE = """
 import sys, numpy as np, torch
-from crossgap_lib.bench_retrieval import clusters, stored
-from crossgap_lib.embeddings import Embeddings
-from crossgap_lib.streamed.retrieval import streamed_retrieval
+from crossgap_lib.embeddings.embeddings import Embeddings
+from crossgap_lib.runner.bench_retrieval import clusters, stored
+from crossgap_lib.metrics.streamed.retrieval import streamed_retrieval
 from crossgap_lib.memory import PeakMemory
 from pathlib import Path
 gallery = stored(Path(sys.argv[1]), 200_000, 200, 64)

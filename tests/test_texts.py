@@ -11,10 +11,10 @@ import torch
 from miniatures import write
 
 from crossgap_lib import metrics
-from crossgap_lib.benchmarks.lookup import placement
-from crossgap_lib.benchmarks.table import SETS
-from crossgap_lib.benchmarks.texts import load_texts
-from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.datasets.named.lookup import placement
+from crossgap_lib.datasets.named.table import SETS
+from crossgap_lib.datasets.text_sets import load_texts
+from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 
 MAKERS = {"nano-scifact": miniatures.nano, "20newsgroups": miniatures.newsgroups, "imdb": miniatures.imdb}

@@ -8,13 +8,13 @@ import torch
 from torch.nn import functional as F
 
 from crossgap_lib import metrics
-from crossgap_lib.datasets import load_dataset
-from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.datasets.load import load_dataset
+from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.models import load_model
-from crossgap_lib.projectors import SIDES
+from crossgap_lib.models.load import load_model
+from crossgap_lib.models.projectors import SIDES
+from crossgap_lib.projection.tuning import _batches, tune_projections
 from crossgap_lib.tasks import image_text_pairs
-from crossgap_lib.tuning import _batches, tune_projections
 
 N = 48
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossgap_lib import world
-from crossgap_lib.datasets import load_dataset
+from crossgap_lib.datasets import world
+from crossgap_lib.datasets.load import load_dataset
+from crossgap_lib.datasets.world import MENTION, NUISANCES, Factors, caption, draw, draw_factors, world_dataset
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.world import MENTION, NUISANCES, Factors, caption, draw, draw_factors, world_dataset
 
 PLAIN = {name: float(name == "kind") for name in MENTION}
 EVERYTHING = {**dict.fromkeys(MENTION, 1.0), "terse": 0.0}

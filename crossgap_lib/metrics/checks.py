@@ -11,7 +11,7 @@ import torch
 from crossgap_lib.errors import CrossgapError
 
 if TYPE_CHECKING:
-    from crossgap_lib.embeddings import Embeddings
+    from crossgap_lib.embeddings.embeddings import Embeddings
 
     Array = np.ndarray | torch.Tensor
     Vectors = Embeddings | Array

@@ -11,7 +11,7 @@ from crossgap_lib.errors import CrossgapError
 from crossgap_lib.metrics.checks import labels_of, numpy_of, two_sets
 
 if TYPE_CHECKING:
-    from crossgap_lib.embeddings import Embeddings
+    from crossgap_lib.embeddings.embeddings import Embeddings
 
     Array = np.ndarray | torch.Tensor
     Vectors = Embeddings | Array

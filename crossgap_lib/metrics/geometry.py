@@ -11,7 +11,7 @@ from crossgap_lib.errors import CrossgapError
 from crossgap_lib.metrics.checks import finite, two_sets, vectors_of
 
 if TYPE_CHECKING:
-    from crossgap_lib.embeddings import Embeddings
+    from crossgap_lib.embeddings.embeddings import Embeddings
 
     Array = np.ndarray | torch.Tensor
     Vectors = Embeddings | Array

@@ -19,7 +19,7 @@ from crossgap_lib.metrics.bootstrap import bootstrap_interval
 from crossgap_lib.metrics.checks import check_grid, check_ks, finite, labels_of, mask_of, numpy_of, two_sets
 
 if TYPE_CHECKING:
-    from crossgap_lib.embeddings import Embeddings
+    from crossgap_lib.embeddings.embeddings import Embeddings
 
     Array = np.ndarray | torch.Tensor
 

@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
-from crossgap_lib.embeddings import Embeddings, drawn_rows
+from crossgap_lib.embeddings.embeddings import Embeddings, drawn_rows
 from crossgap_lib.plots.style import COLOURS, MARKERS, PUBLISHED, new_figure, styled
 
 

@@ -7,18 +7,19 @@ from typing import Any
 
 import pandas as pd
 
-from crossgap_lib import metrics, world
-from crossgap_lib.datasets import load_dataset
-from crossgap_lib.embeddings import Embeddings
-from crossgap_lib.encoders import DualEncoder
-from crossgap_lib.encoding import encode_images, encode_texts
+from crossgap_lib import metrics
+from crossgap_lib.datasets import world
+from crossgap_lib.datasets.load import load_dataset
+from crossgap_lib.embeddings.embeddings import Embeddings
+from crossgap_lib.embeddings.encode import encode_images, encode_texts
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.inversion import oti
-from crossgap_lib.models import load_model
+from crossgap_lib.inversion.loop import oti
+from crossgap_lib.models.encoder import DualEncoder
+from crossgap_lib.models.load import load_model
 from crossgap_lib.paths import MINIS
 from crossgap_lib.pretrain.files import write_json
 from crossgap_lib.pretrain.recipes import Recipe
-from crossgap_lib.projection import pca_of_prompts
+from crossgap_lib.projection.linear import pca_of_prompts
 from crossgap_lib.tasks import along_steps, class_prompts, drawn, labelled_by, peaks, snapshot_steps
 
 _OTI_QUERIES, _OTI_GALLERY, _OTI_STEPS = 64, 1200, 150  # as notebook 02 draws them

@@ -11,7 +11,7 @@ import open_clip
 import pandas as pd
 import torch
 
-from crossgap_lib import world
+from crossgap_lib.datasets import world
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.pretrain import views
 from crossgap_lib.pretrain.objectives import Batch, Objective, make_objective, write_skeleton

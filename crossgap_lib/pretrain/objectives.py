@@ -23,7 +23,7 @@ from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crossgap_lib import world
+from crossgap_lib.datasets import world
 from crossgap_lib.pretrain import files, views
 from crossgap_lib.pretrain.forward import image_features, pooled, text_features, timm_pooled
 from crossgap_lib.pretrain.recipes import Recipe

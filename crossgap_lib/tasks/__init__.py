@@ -1,6 +1,6 @@
 """The papers' experiments: embeddings in, tables out. No plotting, no optimisation."""
 
-from crossgap_lib.embeddings import drawn_rows
+from crossgap_lib.embeddings.embeddings import drawn_rows
 from crossgap_lib.tasks.ablations import (
     average_precisions,
     band_sweep,

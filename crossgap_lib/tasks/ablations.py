@@ -11,10 +11,10 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.projection import IsoClip, centre, mix, pca_of_prompts
-from crossgap_lib.streamed.retrieval import exact_retrieval
+from crossgap_lib.metrics.streamed.retrieval import exact_retrieval
+from crossgap_lib.projection.linear import IsoClip, centre, mix, pca_of_prompts
 from crossgap_lib.tasks.comparison import gain_table, paired_gain
 from crossgap_lib.tasks.methods import ORIGINAL
 

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.inversion import Inversion
-from crossgap_lib.streamed.retrieval import exact_retrieval
+from crossgap_lib.inversion.loop import Inversion
+from crossgap_lib.metrics.streamed.retrieval import exact_retrieval
 
 
 def along_steps(

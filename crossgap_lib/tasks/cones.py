@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crossgap_lib import metrics
-from crossgap_lib.embeddings import Embeddings
-from crossgap_lib.inversion import Inversion
-from crossgap_lib.projection import Projection
+from crossgap_lib.embeddings.embeddings import Embeddings
+from crossgap_lib.inversion.loop import Inversion
+from crossgap_lib.projection.linear import Projection
 from crossgap_lib.tasks.comparison import paired_gain
 from crossgap_lib.tasks.pairs import all_similarities
 

@@ -13,16 +13,16 @@ import numpy as np
 import pandas as pd
 
 from crossgap_lib import metrics
-from crossgap_lib.embeddings import Embeddings, drawn_rows
+from crossgap_lib.embeddings.embeddings import Embeddings, drawn_rows
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.inversion import oti, ovi
+from crossgap_lib.inversion.loop import oti, ovi
 from crossgap_lib.tasks.along_steps import snapshot_steps
 from crossgap_lib.tasks.comparison import gain_table
 from crossgap_lib.tasks.dogs_vs_cats import correctly_classified
 from crossgap_lib.tasks.methods import ORIGINAL, OTI
 
 if TYPE_CHECKING:
-    from crossgap_lib.encoders import DualEncoder
+    from crossgap_lib.models.encoder import DualEncoder
 
 OVI = "OVI"
 IMAGE_TO_TEXT, TEXT_TO_IMAGE = "image-to-text", "text-to-image"

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from crossgap_lib import metrics
-from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.tasks.classifiers import prototype
 from crossgap_lib.tasks.pairs import similarities, similarity_blocks

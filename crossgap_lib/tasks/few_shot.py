@@ -14,16 +14,16 @@ import pandas as pd
 import torch
 from threadpoolctl import threadpool_limits
 
-from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.metrics import answered_rightly
-from crossgap_lib.projection import Projection
+from crossgap_lib.projection.linear import Projection
 from crossgap_lib.tasks import classifiers
 from crossgap_lib.tasks.pairs import class_prompts
 from crossgap_lib.tasks.shots import FewShotSplit, as_rows, draw_support
 
 if TYPE_CHECKING:
-    from crossgap_lib.encoders import DualEncoder
+    from crossgap_lib.models.encoder import DualEncoder
 
 IMAGE_ONLY, WITH_PROMPTS, SUPPORT_ALONE = "image only", "with prompts", "support alone"
 SHOTS = (1, 2, 4, 8, 16)

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from crossgap_lib.projection import Projection
+from crossgap_lib.projection.linear import Projection
 from crossgap_lib.tasks.comparison import gain_table, paired_gain
 from crossgap_lib.tasks.few_shot import (
     IMAGE_ONLY,

@@ -5,7 +5,7 @@ import pandas as pd
 import torch
 
 from crossgap_lib import metrics
-from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.tasks.pairs import similarity_blocks
 

@@ -14,9 +14,9 @@ from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.inversion import Inversion
+from crossgap_lib.inversion.loop import Inversion
 
 METHODS = ("UMAP", "PCA", "t-SNE")  # the rows of Fig. 7
 _WORKING_MEMORY = 64  # MiB of distances at a time

@@ -7,16 +7,16 @@ import numpy as np
 import pandas as pd
 
 from crossgap_lib import metrics
-from crossgap_lib.embeddings import Embeddings
-from crossgap_lib.inversion import oti
-from crossgap_lib.projection import pca_of_prompts
-from crossgap_lib.streamed.retrieval import exact_retrieval
+from crossgap_lib.embeddings.embeddings import Embeddings
+from crossgap_lib.inversion.loop import oti
+from crossgap_lib.metrics.streamed.retrieval import exact_retrieval
+from crossgap_lib.projection.linear import pca_of_prompts
 from crossgap_lib.tasks.along_steps import along_steps, snapshot_steps
 from crossgap_lib.tasks.comparison import gain_table
 from crossgap_lib.tasks.dogs_vs_cats import correctly_classified, few_shot_prototypes
 
 if TYPE_CHECKING:
-    from crossgap_lib.encoders import DualEncoder
+    from crossgap_lib.models.encoder import DualEncoder
 
 ORIGINAL, OTI, OTI_BEST, PCA = "Original", "OTI", "OTI, best step", "PCA"
 

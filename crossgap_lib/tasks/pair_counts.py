@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scipy.stats import t as student_t
 
-from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 
 BINS = 400  # over [-1, 1]

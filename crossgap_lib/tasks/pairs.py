@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from crossgap_lib.datasets import Dataset, load_dataset
-from crossgap_lib.embeddings import Embeddings, drawn_rows
-from crossgap_lib.encoding import encode_images, encode_texts
+from crossgap_lib.datasets.dataset import Dataset
+from crossgap_lib.datasets.load import load_dataset
+from crossgap_lib.embeddings.embeddings import Embeddings, drawn_rows
+from crossgap_lib.embeddings.encode import encode_images, encode_texts
 from crossgap_lib.errors import CrossgapError
 
 if TYPE_CHECKING:
-    from crossgap_lib.encoders import DualEncoder
+    from crossgap_lib.models.encoder import DualEncoder
 
 _BLOCK = 2**22  # similarities at a time: 34 MB in float64
 MOST_ROWS = 4096  # of a set, whose similarities make a histogram: 16.8 million pairs of two sets, 67 MB

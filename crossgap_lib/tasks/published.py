@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from crossgap_lib.benchmarks.table import SETS
+from crossgap_lib.datasets.named.table import SETS
 from crossgap_lib.paths import DATA
 
 

@@ -13,7 +13,7 @@ from scipy.special import expit, softmax
 from scipy.stats import spearmanr
 from threadpoolctl import threadpool_limits
 
-from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.tasks import degrees_of_freedom as dof
 

@@ -2,16 +2,17 @@
 
 from typing import TYPE_CHECKING, Any
 
-from crossgap_lib.benchmarks.retrieval import RetrievalSet
-from crossgap_lib.benchmarks.table import SETS
-from crossgap_lib.benchmarks.texts import TextCollection, load_texts
-from crossgap_lib.embeddings import Embeddings, drawn_rows
-from crossgap_lib.encoding import encode_images, encode_texts
+from crossgap_lib.datasets.named.collection import TextCollection
+from crossgap_lib.datasets.named.table import SETS
+from crossgap_lib.datasets.retrieval_sets import RetrievalSet
+from crossgap_lib.datasets.text_sets import load_texts
+from crossgap_lib.embeddings.embeddings import Embeddings, drawn_rows
+from crossgap_lib.embeddings.encode import encode_images, encode_texts
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.tasks.pairs import caption_sets, drawn, with_captions
 
 if TYPE_CHECKING:
-    from crossgap_lib.encoders import DualEncoder
+    from crossgap_lib.models.encoder import DualEncoder
 
 Search = tuple[Embeddings, Embeddings, dict[str, Any]]  # queries (q, d), gallery (g, d), options of metrics.retrieval
 

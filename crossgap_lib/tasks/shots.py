@@ -5,8 +5,8 @@ from itertools import combinations
 
 import numpy as np
 
-from crossgap_lib.datasets import Dataset
-from crossgap_lib.embeddings import Embeddings
+from crossgap_lib.datasets.dataset import Dataset
+from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 
 

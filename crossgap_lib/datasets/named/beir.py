@@ -1,0 +1,79 @@
+"""BEIR's form of a retrieval task, as NanoBEIR has it: corpus, queries and qrels, in Parquet or JSON lines."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from crossgap_lib.datasets.named.benchmark import Benchmark
+from crossgap_lib.datasets.named.collection import TextCollection, id_and_text, json_lines
+from crossgap_lib.datasets.named.lookup import placement
+from crossgap_lib.datasets.named.places import root_of
+from crossgap_lib.datasets.picture_files import absolute
+from crossgap_lib.errors import CrossgapError
+
+_PAIR = ("query-id", "corpus-id")
+
+
+def read(row: Benchmark, spec: str, rest: str) -> TextCollection:
+    """Queries that have a positive, against the whole corpus; a judgement without a score, or above 0, is positive.
+
+    Raises:
+        CrossgapError: a part is missing or of another form, or qrels name texts that are not there.
+    """
+    root = root_of(row, absolute(rest))
+    corpus, queries = (id_and_text(root / part, _rows(row, root, part)) for part in ("corpus", "queries"))
+    pairs = [_pair(root / "qrels", judged) for judged in _rows(row, root, "qrels") if _score(judged) > 0]
+    column = {name: k for k, name in enumerate(corpus)}
+    strange = next((pair for pair in pairs if pair[0] not in queries or pair[1] not in column), None)
+    if strange:
+        raise CrossgapError(f"{root / 'qrels'}: the pair {strange} is not among queries and corpus")
+    asked = sorted({query for query, _ in pairs}, key=list(queries).index)
+    line = {name: k for k, name in enumerate(asked)}
+    relevant = np.zeros((len(asked), len(corpus)), dtype=bool)
+    for query, text in pairs:
+        relevant[line[query], column[text]] = True
+    texts = tuple(queries[name] for name in asked)
+    return TextCollection(
+        spec, texts, tuple(asked), tuple(corpus.values()), tuple(corpus), row.protocol, relevant=relevant
+    )
+
+
+def _rows(row: Benchmark, root: Path, part: str) -> list[dict]:
+    """The rows of ``part``: a folder of Parquet, JSON lines or TSV files, or one JSON lines file."""
+    inside = sorted(path for path in (root / part).glob("*") if path.suffix in _READ)
+    files = inside or [path for path in (root / f"{part}.jsonl",) if path.is_file()]
+    if not files:
+        raise CrossgapError(f"No {part} in {root} ({placement(row.name)}).")
+    return [entry for file in files for entry in _READ[file.suffix](file)]
+
+
+def _parquet(file: Path) -> list[dict]:
+    try:
+        return pq.read_table(file).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise CrossgapError(f"{file} can't be read as Parquet: {error}") from error
+
+
+def _tsv(file: Path) -> list[dict]:
+    with file.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines, delimiter="\t"))
+
+
+def _pair(file: Path, judged: dict) -> tuple[str, str]:
+    if not all(judged.get(key) is not None for key in _PAIR):
+        raise CrossgapError(f"{file}: a judgement needs {' and '.join(_PAIR)}, but is {str(judged)[:80]}")
+    query, text = (str(judged[key]) for key in _PAIR)
+    return query, text
+
+
+def _score(judged: dict) -> float:
+    try:
+        return float(judged.get("score", 1))
+    except (TypeError, ValueError) as error:
+        raise CrossgapError(f"qrels: the score {judged.get('score')!r} is no number") from error
+
+
+_READ = {".parquet": _parquet, ".jsonl": json_lines, ".tsv": _tsv}

@@ -1,0 +1,66 @@
+"""``crossgap fetch SET:PATH``: download through torchvision, huggingface_hub or scikit-learn; what is left to do."""
+
+import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from crossgap_lib.datasets.named.benchmark import Benchmark
+from crossgap_lib.datasets.named.lookup import find, placement
+from crossgap_lib.datasets.picture_files import absolute
+from crossgap_lib.errors import CrossgapError
+from crossgap_lib.hub import one_sentence
+
+
+def fetch_dataset(spec: str) -> str:
+    """Download what can be downloaded of ``NAME:PATH`` into PATH; returns what is there and what to place by hand.
+
+    Raises:
+        CrossgapError: unknown name, no path, a set that is placed by hand (``placement``), or a failing download.
+    """
+    name, _, rest = spec.partition(":")
+    row = find(name)
+    if not rest:
+        raise CrossgapError(f"Where should {name} go? crossgap fetch {name}:PATH")
+    if not row.fetched_by:
+        raise CrossgapError(f"There is no download of {placement(name)}")
+    folder = absolute(rest)
+    folder.mkdir(parents=True, exist_ok=True)
+    with one_sentence(f"{name} can't be downloaded"):
+        _FETCHERS[row.fetched_by](row, folder)
+    done = f"{name} was downloaded to {folder} by {row.fetched_by}."
+    return f"{done} Left to do: {row.by_hand} by hand; expected is {row.tree}." if row.by_hand else done
+
+
+def _torchvision(row: Benchmark, folder: Path) -> None:
+    import torchvision.datasets
+
+    getattr(torchvision.datasets, row.torchvision)(root=str(folder), download=True)
+
+
+def _hub(row: Benchmark, folder: Path) -> None:
+    import huggingface_hub
+
+    huggingface_hub.snapshot_download(repo_id=row.hub, repo_type="dataset", local_dir=str(folder))
+
+
+def _sklearn(row: Benchmark, folder: Path) -> None:
+    """Posts as text files. scikit-learn's own copy, a pickle, is written to a folder that goes, and never read."""
+    from sklearn.datasets import fetch_20newsgroups
+
+    for split in row.splits:
+        with TemporaryDirectory() as scratch:
+            _write_posts(folder, fetch_20newsgroups(data_home=scratch, subset=split, shuffle=False))
+
+
+def _write_posts(folder: Path, posts: Any) -> None:
+    for file, text in zip(posts.filenames, posts.data, strict=True):
+        part, group, number = Path(str(file)).parts[-3:]
+        if not re.fullmatch(r"20news-bydate-(test|train)", part):
+            raise CrossgapError(f"scikit-learn named a post {file}, not 20news-bydate-test/GROUP/NUMBER")
+        path = folder / part / group / number
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="latin-1")
+
+
+_FETCHERS = {"torchvision": _torchvision, "huggingface_hub": _hub, "scikit-learn": _sklearn}

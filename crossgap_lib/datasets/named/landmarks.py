@@ -1,0 +1,125 @@
+"""ROxford and RParis: queries with a box, a gallery, and what is easy, hard and junk (Radenovic et al. 2018)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from crossgap_lib.datasets.dataset import Dataset
+from crossgap_lib.datasets.named.benchmark import Benchmark
+from crossgap_lib.datasets.named.ground_truth import as_json
+from crossgap_lib.datasets.named.places import named_pictures, picture_folder, root_and_split
+from crossgap_lib.datasets.picture_files import digest
+from crossgap_lib.errors import CrossgapError, UnreadableImage, did_you_mean
+
+# What is relevant and what is taken out of the ranking (junk), Radenovic et al. 2018, Sec. 3.3.
+DIFFICULTIES = {
+    "easy": (("easy",), ("junk", "hard")),
+    "medium": (("easy", "hard"), ("junk",)),
+    "hard": (("hard",), ("junk", "easy")),
+}
+_KINDS = ("easy", "hard", "junk")
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """Names of pictures, without .jpg, and the judgement of each query."""
+
+    gallery: list[str]  # (g,)
+    queries: list[str]  # (q,)
+    boxes: list[list[float]]  # (q, 4) x1, y1, x2, y2 in pixels
+    judged: list[dict[str, list[int]]]  # (q,) easy, hard, junk: rows of the gallery
+
+    def rows(self, query: int, difficulty: str) -> tuple[list[int], list[int]]:
+        """(relevant, junk) rows of the gallery. Raises CrossgapError for an unknown difficulty."""
+        if difficulty not in DIFFICULTIES:
+            known = ", ".join(DIFFICULTIES)
+            raise CrossgapError(
+                f"There is no difficulty {difficulty!r}; there are {known}.{did_you_mean(difficulty, DIFFICULTIES)}"
+            )
+        positive, junk = DIFFICULTIES[difficulty]
+        judged = self.judged[query]
+        return [k for kind in positive for k in judged[kind]], [k for kind in junk for k in judged[kind]]
+
+
+def read(
+    row: Benchmark,
+    spec: str,
+    rest: str,
+    *,
+    split: str | None = None,
+    crop_queries: bool = True,
+    skip_missing: bool = False,
+) -> Dataset:
+    """The gallery (default) or the queries, which are cropped to their box unless ``crop_queries`` is False.
+
+    Raises:
+        CrossgapError: the ground truth or pictures are missing, or it is no such ground truth.
+    """
+    root, split = root_and_split(row, rest, split)
+    truth = read_truth(root / row.markers[0])
+    names = [f"{name}.jpg" for name in (truth.queries if split == "queries" else truth.gallery)]
+    whole = named_pictures(spec, picture_folder(row, root), names, root / row.markers[0], skip_missing)
+    if split == "gallery" or not crop_queries:
+        return whole
+    box_of = dict(zip(names, truth.boxes, strict=True))
+    return _cropped(whole, [box_of[name] for name in whole.ids])
+
+
+def read_truth(path: Path) -> GroundTruth:
+    """gnd_*.pkl, which is taken apart and never executed. Raises CrossgapError."""
+    return GroundTruth(**as_json(path, partial(_checked, path)))
+
+
+def _checked(path: Path, value: Any) -> dict[str, list]:
+    """{imlist, qimlist, gnd: a list of {bbx, easy, hard, junk}} as the fields of GroundTruth."""
+    try:
+        judged = [{kind: _numbers(entry[kind], int) for kind in _KINDS} for entry in value["gnd"]]
+        boxes = [_numbers(entry["bbx"], float) for entry in value["gnd"]]
+        gallery, queries = list(value["imlist"]), list(value["qimlist"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CrossgapError(f"{path} is no ground truth of ROxford or RParis: {type(error).__name__} {error}") from None
+    if not all(isinstance(name, str) for name in gallery + queries) or len(judged) != len(queries) or not queries:
+        raise CrossgapError(f"{path}: imlist, qimlist and gnd do not fit each other")
+    rows = [k for entry in judged for kind in _KINDS for k in entry[kind]]
+    if rows and not 0 <= min(rows) <= max(rows) < len(gallery):
+        raise CrossgapError(
+            f"{path}: judged pictures run from {min(rows)} to {max(rows)}, but the gallery has {len(gallery)}"
+        )
+    wrong = next((k for k, box in enumerate(boxes) if len(box) != 4 or box[0] >= box[2] or box[1] >= box[3]), None)
+    if wrong is not None:
+        raise CrossgapError(f"{path}: the box of query {queries[wrong]!r} is {boxes[wrong]}, not x1, y1, x2, y2")
+    return {"gallery": gallery, "queries": queries, "boxes": boxes, "judged": judged}
+
+
+def _numbers(values: Any, kind: type) -> list:
+    """A list or array of finite numbers as a plain list; floats that are whole count as whole numbers."""
+    array = np.asarray(values, dtype=np.float64).ravel()
+    if not np.isfinite(array).all() or (kind is int and (array % 1).any()):
+        raise ValueError(f"numbers such as {str(array[:3])[1:-1]}")
+    return array.astype(kind).tolist()
+
+
+def _cropped(whole: Dataset, boxes: Sequence[Sequence[float]]) -> Dataset:
+    corners = np.array(boxes, dtype="<f8")  # (n, 4)
+    return Dataset(
+        whole.name,
+        whole.ids,
+        partial(_crop, whole.load, corners, whole.ids),
+        digest([whole.fingerprint.encode(), corners.tobytes()]),
+    )
+
+
+def _crop(load: Any, corners: np.ndarray, ids: np.ndarray, i: int) -> Image.Image:
+    """Box corners rounded to pixels, as Pillow does, and cut at the border of the picture."""
+    picture = load(i)
+    x1, y1, x2, y2 = (round(corner) for corner in corners[i])
+    box = max(x1, 0), max(y1, 0), min(x2, picture.width), min(y2, picture.height)
+    if box[0] >= box[2] or box[1] >= box[3]:
+        size = f"{picture.width} x {picture.height}"
+        raise UnreadableImage(f"{ids[i]}: the box {corners[i].tolist()} lies outside the picture of {size} pixels")
+    return picture.crop(box)

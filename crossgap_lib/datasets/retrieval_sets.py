@@ -1,0 +1,157 @@
+"""``load_retrieval(spec)``: queries, gallery and what is relevant to whom, as the papers count it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from crossgap_lib.datasets.dataset import Dataset, from_files
+from crossgap_lib.datasets.load import load_dataset
+from crossgap_lib.datasets.named.benchmark import Benchmark
+from crossgap_lib.datasets.named.landmarks import DIFFICULTIES, GroundTruth, read_truth
+from crossgap_lib.datasets.named.places import root_of
+from crossgap_lib.datasets.named.table import SETS
+from crossgap_lib.datasets.picture_files import absolute, digest, existing_folder, pictures_in
+from crossgap_lib.errors import CrossgapError
+
+_TWO_SPLITS = ("coop", "aircraft", "imagenet")  # families whose queries are test and gallery train
+
+
+@dataclass(frozen=True, eq=False)
+class RetrievalSet:
+    """Pictures to ask with, pictures to find, and how that is counted.
+
+    ``options(q, g)`` of the two encoded sets is what ``metrics.retrieval(q, g, **...)`` takes.
+    """
+
+    name: str
+    queries: Dataset  # (q,)
+    gallery: Dataset  # (g,)
+    protocol: str  # in words
+    self_match: str = "keep"  # of metrics.retrieval: "remove" where queries and gallery are one set
+    ap: str = "mean"  # of metrics.retrieval: "trapezoid" where the set's own evaluation has it
+    relevant: dict[str, frozenset[str]] | None = None  # query id -> gallery ids; None: equal label
+    junk: dict[str, frozenset[str]] = field(default_factory=dict)  # query id -> gallery ids that take no rank
+
+    def options(self, queries: Any, gallery: Any) -> dict[str, Any]:
+        """Options of ``metrics.retrieval`` for Embeddings of these pictures, found by id: some may have been skipped.
+
+        Returns:
+            self_match, ap, and where labels do not say it, relevant and exclude, bool (q, g).
+        """
+        how = {"self_match": self.self_match, "ap": self.ap}
+        if self.relevant is None:
+            return how
+        masks = {"relevant": self.relevant, "exclude": self.junk}
+        row_of = {name: row for row, name in enumerate(gallery.ids)}
+        return how | {key: _mask(queries.ids, row_of, masks[key]) for key in masks}
+
+
+def _mask(query_ids: np.ndarray, row_of: dict[str, int], wanted: dict[str, frozenset[str]]) -> np.ndarray:
+    mask = np.zeros((len(query_ids), len(row_of)), dtype=bool)
+    for k, query in enumerate(query_ids):
+        mask[k, [row_of[name] for name in wanted.get(query, ()) if name in row_of]] = True
+    return mask
+
+
+def load_retrieval(
+    spec: str,
+    *,
+    difficulty: str = "easy",
+    crop_queries: bool = True,
+    distractors: str | None = None,
+    **options: Any,
+) -> RetrievalSet:
+    """The retrieval task of a data set, named or not (Cross the Gap, Sec. 5.1 and App. F).
+
+    Classification sets: test queries against the train gallery. ROxford and RParis: see ``landmarks``. Everything else
+    (CUB, SOP, BDD100k, ``world:``, ``folder:``, ``wds:``): one set, each picture against all others.
+
+    Args:
+        difficulty: "easy", "medium" or "hard", of ROxford and RParis.
+        crop_queries: whether their queries are cropped to their box; the released Cross-the-Gap code does not.
+        distractors: folder or ``wds:`` spec of pictures that join their gallery and are irrelevant to all.
+        options: of ``load_dataset``.
+
+    Raises:
+        CrossgapError: as ``load_dataset``; no labels; distractors or another difficulty for another data set.
+    """
+    row = SETS.get(spec.partition(":")[0])
+    if row and row.family == "landmarks":
+        return _landmarks(row, spec, difficulty, crop_queries, distractors, options)
+    if difficulty != "easy" or distractors:
+        raise CrossgapError(f"Only ROxford and RParis have difficulties and distractors, {spec} has none")
+    if row and row.family in _TWO_SPLITS:
+        queries, gallery = (load_dataset(spec, split=split, **options) for split in ("test", "train"))
+        return RetrievalSet(spec, queries, gallery, _words(row.protocol, queries, gallery, "equal label"))
+    photos = load_dataset(spec, **options)
+    if photos.labels is None:
+        raise CrossgapError(f"{spec} has no labels, so that nothing says which pictures are relevant")
+    said = row.protocol if row else "every picture against all others"
+    return RetrievalSet(spec, photos, photos, _words(said, photos, photos, "equal label"), "remove")
+
+
+def _words(protocol: str, queries: Dataset, gallery: Dataset, relevance: str) -> str:
+    own = " The query itself is removed." if queries is gallery else ""
+    return f"{len(queries)} queries, {len(gallery)} in the gallery; {protocol}. Relevant: {relevance}.{own}"
+
+
+# ---------------------------------------------------------------- ROxford, RParis
+
+
+def _landmarks(
+    row: Benchmark, spec: str, difficulty: str, crop: bool, distractors: str | None, options: dict[str, Any]
+) -> RetrievalSet:
+    truth = read_truth(root_of(row, absolute(spec.partition(":")[2])) / row.markers[0])
+    relevant, junk = _judged(truth, difficulty)
+    queries = load_dataset(spec, split="queries", crop_queries=crop, **options)
+    gallery = load_dataset(spec, split="gallery", **options)
+    if distractors:
+        gallery = concatenated(spec, [gallery, _distractors(distractors)], ("", "distractors/"))
+    words = _words(_said(difficulty, crop, distractors), queries, gallery, f"judged {difficulty}")
+    return RetrievalSet(spec, queries, gallery, words, ap="trapezoid", relevant=relevant, junk=junk)
+
+
+def _judged(truth: GroundTruth, difficulty: str) -> tuple[dict[str, frozenset[str]], dict[str, frozenset[str]]]:
+    rows = [truth.rows(k, difficulty) for k in range(len(truth.queries))]
+    ids = [f"{name}.jpg" for name in truth.gallery]
+    named = [[frozenset(ids[k] for k in kind) for kind in both] for both in rows]  # (q,) [relevant, junk]
+    names = [f"{query}.jpg" for query in truth.queries]
+    return tuple(dict(zip(names, column, strict=True)) for column in zip(*named, strict=True))
+
+
+def _said(difficulty: str, crop: bool, distractors: str | None) -> str:
+    positive, junk = (" and ".join(kinds) for kinds in DIFFICULTIES[difficulty])
+    box = "cropped to their box" if crop else "not cropped"
+    more = f", with distractors of {distractors}" if distractors else ""
+    return (
+        f"queries are {box}{more}; positives are {positive}, {junk} take no rank; AP is the area "
+        "under the precision-recall curve, by trapezoids"
+    )
+
+
+def _distractors(spec: str) -> Dataset:
+    if spec.startswith("wds:"):
+        return load_dataset(spec)
+    root = existing_folder(spec, "distractor pictures")
+    paths = pictures_in(root)
+    if not paths:
+        raise CrossgapError(f"No distractor pictures in {root}")
+    return from_files(spec, [path.relative_to(root).as_posix() for path in paths], paths)
+
+
+def concatenated(name: str, parts: Sequence[Dataset], prefixes: Sequence[str]) -> Dataset:
+    """The pictures of several sets one after the other, ids prefixed; labels and captions are not carried."""
+    ends = np.cumsum([len(part) for part in parts])  # (parts,)
+    ids = np.concatenate([np.char.add(prefix, part.ids) for prefix, part in zip(prefixes, parts, strict=True)])
+    load = partial(_load_of, tuple(part.load for part in parts), ends)
+    made = digest(f"{prefix}\0{part.fingerprint}".encode() for prefix, part in zip(prefixes, parts, strict=True))
+    return Dataset(name, ids, load, made)
+
+
+def _load_of(loads: tuple[Callable[[int], Image.Image], ...], ends: np.ndarray, i: int) -> Image.Image:
+    part = int(np.searchsorted(ends, i, side="right"))
+    return loads[part](i - (int(ends[part - 1]) if part else 0))

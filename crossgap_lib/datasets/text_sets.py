@@ -1,0 +1,80 @@
+"""``load_texts(spec)`` -> TextCollection: queries, corpus and what is relevant (Cross the Gap, Table 2 and A5)."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crossgap_lib.datasets.named import beir, imdb, newsgroups
+from crossgap_lib.datasets.named.benchmark import Benchmark
+from crossgap_lib.datasets.named.captions import caption_rows
+from crossgap_lib.datasets.named.collection import TextCollection, id_and_text, json_lines
+from crossgap_lib.datasets.named.lookup import unknown
+from crossgap_lib.datasets.named.table import SETS
+from crossgap_lib.datasets.picture_files import absolute
+from crossgap_lib.errors import CrossgapError
+
+_FAMILIES: dict[str, Callable[..., TextCollection]] = {  # (row of the table, spec, what follows the colon, **options)
+    "beir": beir.read,
+    "imdb": imdb.read,
+    "newsgroups": newsgroups.read,
+}
+
+
+def load_texts(
+    spec: str, *, summaries: str | Path | None = None, queries: str | Path | None = None, **options: Any
+) -> TextCollection:
+    """The text-text retrieval task of a named set: NanoBEIR's, 20newsgroups, imdb, or captions (coco, flickr30k,
+    nocaps), where the first caption of each picture asks for its others.
+
+    Args:
+        summaries: JSON lines {"id": ..., "text": ...} that replace texts of the corpus, as the paper has long ones
+            summarised by a language model (App. G). Texts without one stay, with a warning.
+        queries: JSON lines that replace the queries of the same ids, such as a class's description.
+        options: ``split``, where the set has several.
+
+    Raises:
+        CrossgapError: unknown set, missing files (``lookup.placement``), or files of another form.
+    """
+    prefix, colon, rest = spec.partition(":")
+    row = SETS.get(prefix)
+    if row is None or not (row.texts_only or row.family == "captions") or not colon or not rest:
+        raise unknown(spec, [name for name, row in SETS.items() if row.texts_only or row.family == "captions"])
+    if row.family == "captions":
+        made = _first_captions(row, spec, rest, **options)
+    else:
+        made = _FAMILIES[row.family](row, spec, rest, **options)
+    if queries is not None:
+        made = replace(made, queries=_replaced(queries, made.query_ids, made.queries))
+    if summaries is not None:
+        made = replace(made, corpus=_replaced(summaries, made.corpus_ids, made.corpus))
+    return made
+
+
+def _first_captions(row: Benchmark, spec: str, rest: str, split: str | None = None) -> TextCollection:
+    _, rows = caption_rows(row, rest, split)
+    count = [len(each.captions) for each in rows]
+    return TextCollection(
+        spec,
+        queries=tuple(each.captions[0] for each in rows),
+        query_ids=tuple(f"{each.name}#0" for each in rows),
+        corpus=tuple(caption for each in rows for caption in each.captions),
+        corpus_ids=tuple(f"{each.name}#{k}" for each in rows for k in range(len(each.captions))),
+        protocol=f"{row.protocol}; the query itself is removed",
+        query_labels=np.arange(len(rows)),
+        corpus_labels=np.repeat(np.arange(len(rows)), count),
+    )
+
+
+def _replaced(path: str | Path, ids: Sequence[str], texts: Sequence[str]) -> tuple[str, ...]:
+    file = absolute(path)
+    given = id_and_text(file, json_lines(file))
+    strange = given.keys() - set(ids)
+    if strange:
+        raise CrossgapError(f"{file}: {len(strange)} ids, such as {min(strange)!r}, are not in this collection")
+    if missing := len(ids) - len(given):
+        warnings.warn(f"{file} replaces {len(given)} of {len(ids)} texts; {missing} stay as they are", stacklevel=3)
+    return tuple(given.get(name, text) for name, text in zip(ids, texts, strict=True))

@@ -1,0 +1,1 @@
+"""Pictures and texts -> Embeddings: unit-norm features with ids and labels, how they are made and kept."""

@@ -1,0 +1,153 @@
+"""Captions in the place of inversion: a picture is described, and its description is the query (Cross the Gap, App. G).
+
+Table A7 takes captions of DeCap and CoCa. Here they come from a CoCa of open_clip, from a file, or, in a world or a
+data set with captions, from what is known of the picture: an oracle that a captioner can hardly beat.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from crossgap_lib.datasets.caption_files import read_captions
+from crossgap_lib.embeddings.embeddings import Embeddings
+from crossgap_lib.embeddings.encode import encode_texts, pixel_batches
+from crossgap_lib.errors import CrossgapError, UnreadableImage
+from crossgap_lib.progress import bar
+
+if TYPE_CHECKING:
+    from crossgap_lib.datasets.dataset import Dataset
+    from crossgap_lib.models.encoder import DualEncoder
+
+_MIN_LENGTH = 5  # ids before EOT may be chosen, as in open_clip's CoCa.generate
+
+
+def generated_captions(
+    captioner: "DualEncoder", photos: "Dataset", *, max_tokens: int = 30, batch_size: int = 16
+) -> dict[str, str]:
+    """id -> caption of each picture, by greedy decoding; pictures that can't be decoded are left out.
+
+    Args:
+        captioner: one of open_clip's CoCa, say ``load_model("coca_ViT-B-32,laion2b_s13b_b90k")``.
+        max_tokens: ids of a caption, SOT and EOT among them.
+
+    open_clip's own ``CoCa.generate`` searches by beams and needs an older transformers than the one that is pinned.
+
+    Raises:
+        CrossgapError: a model without a text decoder, or a length that does not fit.
+    """
+    decoder = getattr(captioner.net, "text_decoder", None)
+    if decoder is None:
+        raise CrossgapError(f"{captioner.name} writes no captions; open_clip's coca_ models do.")
+    if not _MIN_LENGTH < max_tokens <= captioner.context_length:
+        raise CrossgapError(f"max_tokens must lie between {_MIN_LENGTH + 1} and {captioner.context_length}.")
+    captions, batches = {}, pixel_batches(captioner, photos, batch_size)
+    for k, batch in enumerate(bar(batches, desc="captions", unit="batch")):
+        ids = photos.ids[k * batch_size :][: len(batch)]
+        readable = [(name, p) for name, p in zip(ids, batch, strict=True) if not isinstance(p, UnreadableImage)]
+        if readable:
+            texts = decode_greedily(captioner, torch.stack([p for _, p in readable]), max_tokens)
+            captions |= {str(name): text for (name, _), text in zip(readable, texts, strict=True)}
+    return captions
+
+
+@torch.no_grad()
+def decode_greedily(captioner: "DualEncoder", pixels: Tensor, max_tokens: int) -> list[str]:
+    """(b, 3, h, w) -> b captions: the likeliest next id, again and again."""
+    start, end = (int(captioner.tokenize("")[0][k]) for k in (0, 1))
+    with captioner.autocast():
+        latent, embedded = captioner.net._encode_image(pixels.to(captioner.device))
+        ids = torch.full((len(pixels), 1), start, device=latent.device)
+        done = torch.zeros(len(pixels), dtype=torch.bool, device=latent.device)
+        while ids.shape[1] < max_tokens and not done.all():
+            told = {"image_latent": latent, "image_embs": embedded, "output_labels": False}
+            logits = captioner.net(None, ids, **told)["logits"][:, -1].float()  # (b, vocabulary)
+            if ids.shape[1] < _MIN_LENGTH:
+                logits[:, end] = -torch.inf
+            following = torch.where(done, end, logits.argmax(dim=1))
+            ids = torch.cat([ids, following[:, None]], dim=1)
+            done |= following == end
+    return [_words(captioner, row, end) for row in ids[:, 1:].tolist()]
+
+
+def _words(captioner: "DualEncoder", ids: list[int], end: int) -> str:
+    return captioner.tokenizer.decode(ids[: ids.index(end)] if end in ids else ids).strip()
+
+
+# ---------------------------------------------------------------- captions that are there
+
+
+def known_captions(photos: "Dataset") -> dict[str, str]:
+    """id -> the first caption of each picture: what a perfect captioner might say.
+
+    Raises:
+        CrossgapError: the data set has no captions.
+    """
+    if photos.captions is None:
+        raise CrossgapError(f"{photos.name} has no captions; name a file of captions or a captioner.")
+    return {str(name): several[0] for name, several in zip(photos.ids, photos.captions, strict=True)}
+
+
+def save_captions(captions: Mapping[str, str], path: str | Path) -> Path:
+    """A line {"id": ..., "caption": ...} for each, whole or not at all."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    lines = (json.dumps({"id": name, "caption": text}, ensure_ascii=False) for name, text in captions.items())
+    part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def load_captions(path: str | Path) -> dict[str, str]:
+    """id -> caption from JSON lines (``save_captions``), or the first caption from any file of ``captions:``.
+
+    Raises:
+        CrossgapError: a file that can't be read, a line without id or caption, or an id that comes twice.
+    """
+    path = Path(path)
+    if path.suffix != ".jsonl":
+        return {row.name: row.captions[0] for row in read_captions(path)}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CrossgapError(f"{path}: can't be read as text: {error}") from error
+    captions: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        name, text = _json_line(path, number, line)
+        if name in captions:
+            raise CrossgapError(f"{path}, line {number}: there is a caption of {name!r} already.")
+        captions[name] = text
+    if not captions:
+        raise CrossgapError(f"{path} holds no captions.")
+    return captions
+
+
+def _json_line(path: Path, number: int, line: str) -> tuple[str, str]:
+    try:
+        entry = json.loads(line)
+        name, text = entry["id"], entry["caption"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise CrossgapError(f'{path}, line {number}: expected is {{"id": ..., "caption": ...}}.') from error
+    if not isinstance(name, str) or not isinstance(text, str) or not text.strip():
+        raise CrossgapError(f"{path}, line {number}: id and caption must be words.")
+    return name, text.strip()
+
+
+def encode_captions(model: "DualEncoder", captions: Mapping[str, str], images: Embeddings) -> Embeddings:
+    """The captions of ``images`` as text features, (n, d), under the ids and labels of the pictures.
+
+    The ids are the pictures' own, so that a query does not find the picture it describes.
+
+    Raises:
+        CrossgapError: pictures without a caption.
+    """
+    missing = [name for name in images.ids.tolist() if name not in captions]
+    if missing:
+        raise CrossgapError(f"{len(missing)} of {len(images)} pictures have no caption, the first is {missing[0]}.")
+    texts = [captions[name] for name in images.ids.tolist()]
+    return encode_texts(model, texts, ids=images.ids, labels=images.labels, class_names=images.class_names)

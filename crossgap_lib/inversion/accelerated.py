@@ -1,0 +1,59 @@
+"""``Accelerated``: another start and other steps for an inversion; ``fewer_steps`` says why, and fits the start."""
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crossgap_lib.errors import CrossgapError
+
+
+@dataclass(frozen=True, eq=False)
+class Accelerated:
+    """How an accelerated run begins and steps.
+
+    Attributes:
+        length: root mean square over the width of each pseudo-vector's first step.
+        weights, bias: (k * width, d) and (k * width,), the map from features to the first pseudo-vectors.
+        shape: (k, width).
+        fit_steps: forward and backward passes that the fit took, all samples together.
+        fitted_for: the ``purpose`` of the runs that it was fitted for (see ``inversion.Job``): it serves no others.
+    """
+
+    length: float
+    shape: tuple[int, int]
+    weights: Tensor
+    bias: Tensor
+    fit_steps: int
+    fitted_for: dict[str, Any] = field(default_factory=dict)
+
+    def check(self, purpose: dict[str, Any]) -> None:
+        """Raises CrossgapError for a run of another method, model, number of pseudo-vectors or template."""
+        facts = self.fitted_for.keys() | purpose.keys()
+        other = [f"another {name}" for name in sorted(facts) if self.fitted_for.get(name) != purpose.get(name)]
+        if other:
+            raise CrossgapError(
+                f"This accelerated start was fitted for {' and '.join(other)}: fit one for this run with accelerate."
+            )
+
+    def begin(self, features: Tensor) -> Tensor:
+        """(b, d) unit-norm features -> the first pseudo-vectors (b, k, width)."""
+        weights, bias = (t.to(features.device) for t in (self.weights, self.bias))
+        return (features @ weights.T + bias).unflatten(1, self.shape)
+
+    @torch.no_grad()
+    def update(self, tokens: Tensor, step: int, steps: int) -> None:
+        """Step number ``step`` of ``steps`` against ``tokens.grad`` (b, k, width), each pseudo-vector on its own."""
+        rms = tokens.grad.square().mean(dim=-1, keepdim=True).sqrt()
+        length = self.length * 0.5 * (1 + math.cos(math.pi * step / steps))
+        tokens -= length * tokens.grad / rms.clamp_min(1e-20)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        tensors = [t.numpy().tobytes() for t in (self.weights, self.bias)]
+        facts = repr((self.length, self.shape, sorted(self.fitted_for.items()))).encode()
+        return blake2b(b"".join([facts, *tensors]), digest_size=16).hexdigest()

@@ -1,0 +1,1 @@
+"""Exact retrieval from galleries of any size, in a fixed budget of memory."""

@@ -1,0 +1,1 @@
+"""Notebooks -> figures and the site that shows them; ``bench`` and ``doctor``."""

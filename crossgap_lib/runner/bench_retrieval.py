@@ -1,0 +1,145 @@
+"""``crossgap bench retrieval``: streamed, exact retrieval against the textbook, in one run on one machine.
+
+The gallery is a half-precision ``.npy`` on disk, mapped into memory. The textbook takes a query at a time: all
+similarities, argsort, precision at the relevant ranks; it runs for some queries and is extrapolated.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from crossgap_lib.embeddings.embeddings import Embeddings
+from crossgap_lib.errors import CrossgapError
+from crossgap_lib.memory import PeakMemory
+from crossgap_lib.metrics.streamed.gallery import StoredGallery
+from crossgap_lib.metrics.streamed.retrieval import MEMORY, streamed_retrieval
+from crossgap_lib.runner.bench import gemm_rate, processor
+
+IMAGENET = (50_000, 1_281_167, 512)  # validation pictures, training pictures, CLIP ViT-B's dimensions
+CLASS_SIZE = 1281  # training pictures of a class there
+_CONE, _SPREAD = 1.0, 2.8  # length of the mean all share, and of a picture's own part, beside its class's (1)
+_TEXTBOOK_QUERIES = 32
+_MADE = 16_384  # rows of the gallery made at a time
+
+
+def clusters(labels: np.ndarray, classes: int, d: int, seed: int) -> torch.Tensor:
+    """Unit vectors (n, d) float32 as an encoder might give: a mean that all share, one of the class, one's own part."""
+    shared = torch.Generator().manual_seed(0)
+    mean, centres = torch.randn(1, d, generator=shared), torch.randn(classes, d, generator=shared)
+    own = torch.randn(len(labels), d, generator=torch.Generator().manual_seed(1 + seed))
+    return F.normalize(_CONE * mean + centres[torch.from_numpy(labels)] + _SPREAD * own, dim=1)
+
+
+def stored(path: Path, n: int, classes: int, d: int) -> StoredGallery:
+    """Writes a gallery of clusters in half precision; labels in no order."""
+    labels = np.random.default_rng(0).integers(0, classes, n)
+    file = np.lib.format.open_memmap(path, "w+", np.float16, (n, d))
+    for k, start in enumerate(range(0, n, _MADE)):
+        rows = slice(start, start + _MADE)
+        file[rows] = clusters(labels[rows], classes, d, seed=1 + k)
+    file.flush()
+    return StoredGallery.open(path, labels)
+
+
+def textbook_ap(query: np.ndarray, label: int, features: np.ndarray, labels: np.ndarray) -> float:
+    """AP of one query (d,) among features (g, d), by sorting everything."""
+    order = np.argsort(-(features @ query), kind="stable")
+    ranks = np.flatnonzero(labels[order] == label) + 1
+    return float((np.arange(1, len(ranks) + 1) / ranks).mean())
+
+
+def bench(
+    queries: int = 2000,
+    gallery: int = 100_000,
+    d: int = 512,
+    classes: int | None = None,
+    *,
+    device: str | None = None,
+    memory: int = MEMORY,
+) -> dict[str, Any]:
+    """Measures and returns everything that is printed, plain Python ready for JSON.
+
+    Args:
+        classes: of the gallery; by default so many that they are as large as ImageNet's.
+
+    Raises:
+        CrossgapError: a number below 1, or too little memory.
+    """
+    classes = max(1, gallery // CLASS_SIZE) if classes is None else classes
+    if min(queries, gallery, d, classes) < 1:
+        raise CrossgapError("Queries, gallery, dimensions and classes must each be at least 1.")
+    labels = np.random.default_rng(1).integers(0, classes, queries)
+    asked = Embeddings(clusters(labels, classes, d, seed=0), labels=labels)
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with tempfile.TemporaryDirectory() as folder:
+        source = stored(Path(folder) / "gallery.npy", gallery, classes, d)
+        return _measured(asked, source, where, memory) | {"classes": classes, "memory": memory}
+
+
+def _measured(asked: Embeddings, source: StoredGallery, device: torch.device, memory: int) -> dict[str, Any]:
+    run = lambda some: streamed_retrieval(some, source, self_match="keep", device=device, memory=memory)  # noqa: E731
+    run(asked[:8])  # libraries load, the file comes into the system's cache
+    before, start, used = gemm_rate(device, torch.float32), time.perf_counter(), time.process_time()
+    with PeakMemory(device) as peak:
+        found = run(asked)
+    seconds, used = time.perf_counter() - start, time.process_time() - used
+    gemm = max(before, gemm_rate(device, torch.float32))
+    pairs, d = len(asked) * len(source), asked.features.shape[1]
+    slow, off = _textbook(asked, source, found.rows, found.ap)
+    return {
+        "queries": len(asked), "gallery": len(source), "d": d,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "mean_average_precision": found.means["ap"],
+        "seconds": seconds, "gflops": 2 * pairs * d / seconds / 1e9, "gemm_gflops": gemm / 1e9,
+        "gemm_share": 2 * pairs * d / seconds / gemm, "peak_bytes": peak.bytes,
+        "cpu_seconds": used, "cpu_share": None if device.type == "cuda" else _products_cpu(pairs, d) / used,
+        "textbook_seconds_a_query": slow, "textbook_queries": min(_TEXTBOOK_QUERIES, len(found)),
+        "ratio": slow * len(asked) / seconds, "difference": off,
+        "imagenet_seconds": seconds / pairs * IMAGENET[0] * IMAGENET[1],
+    }  # fmt: skip
+
+
+def _products_cpu(pairs: int, d: int) -> float:
+    """CPU seconds of so many products of vectors (d,), as a plain GEMM takes them: fair on a machine in other use."""
+    x, y = torch.randn(2, 2048, d)
+    x @ y.T
+    start = time.process_time()
+    for _ in range(8):
+        x @ y.T
+    return (time.process_time() - start) / (8 * 2048**2) * pairs
+
+
+def _textbook(asked: Embeddings, source: StoredGallery, rows: np.ndarray, ap: np.ndarray) -> tuple[float, float]:
+    """Seconds a query, and the largest difference to ``ap`` (n,), of the queries ``rows`` (n,)."""
+    features, labels = source.rows(slice(0, len(source))).numpy(), source.labels
+    some, seconds, off = np.linspace(0, len(rows) - 1, min(_TEXTBOOK_QUERIES, len(rows))).astype(int), 0.0, 0.0
+    for k in some:
+        query, start = asked.features[rows[k]].numpy(), time.perf_counter()
+        value = textbook_ap(query, asked.labels[rows[k]], features, labels)
+        seconds, off = seconds + time.perf_counter() - start, max(off, abs(value - ap[k]))
+    return seconds / len(some), float(off)
+
+
+def summary(result: dict[str, Any]) -> str:
+    """What is printed."""
+    r = result
+    peak = "unknown" if r["peak_bytes"] is None else f"{r['peak_bytes'] / 2**20:,.0f} MiB"
+    by_cpu = "" if r["cpu_share"] is None else f" ({r['cpu_share']:.0%} by CPU time)"
+    hours = r["imagenet_seconds"] / 3600
+    lines = [
+        f"{r['queries']:,} queries x {r['gallery']:,} items x {r['d']} in half precision, {r['classes']} classes, on "
+        f"{r['device']} with {r['threads']} threads; mAP {r['mean_average_precision']:.4f}",
+        f"{r['seconds']:.1f} s, {r['gflops']:,.1f} GFLOP/s of products alone, which is {r['gemm_share']:.0%} of the "
+        f"GEMM rate of {r['gemm_gflops']:,.1f} GFLOP/s{by_cpu}; peak memory {peak} of "
+        f"{r['memory'] / 2**20:,.0f} MiB allowed",
+        f"textbook: {r['textbook_seconds_a_query'] * 1e3:,.0f} ms a query over {r['textbook_queries']} queries, "
+        f"extrapolated to all: {r['ratio']:.1f} times as long; largest difference of AP {r['difference']:.1e}",
+        f"extrapolated to {IMAGENET[0]:,} x {IMAGENET[1]:,} of the same dimensions and class sizes: {hours:.2f} hours",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,117 @@
+"""What figures were made from: a record beside them says whether a notebook is stale."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from hashlib import blake2b, file_digest
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from crossgap_lib.paths import DATA, MINIS, ROOT
+
+PACKAGE = ROOT / "crossgap_lib"
+RECORD = ".run.json"  # in each notebook's folder: what the figures were made from
+_FOLDERS = re.compile(r"(?<![^\s:,;=('\"\[])/(?:[^/:,;]+/)*")  # the folders of an absolute path, anywhere in a spec
+
+
+def is_fresh(folder: Path, key: str) -> bool:
+    """Whether ``folder`` was made from what ``key`` stands for, and nothing of it is missing."""
+    record = read_record(folder)
+    return record.get("key") == key and all((folder / name).is_file() for name in record["files"])
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What ``folder`` was made from: key, files, finished (UTC), seconds, parameters; {} where nothing says so."""
+    try:
+        return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def write_record(folder: Path, key: str, values: Mapping[str, Any], seconds: float) -> None:
+    """Notes beside the figures what they were made from; of paths in the parameters, the last part alone."""
+    record = {
+        "key": key,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 1),
+        "parameters": {name: _FOLDERS.sub("", str(value)) for name, value in values.items()},
+        "files": sorted(path.relative_to(folder).as_posix() for path in _files(folder)),
+    }
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def run_key(notebook: Path, values: Mapping[str, Any], cwd: Path) -> str:
+    """Changes with the notebook's cells, the library, the parameters, the files they name and the papers' tables."""
+    digest = blake2b(digest_size=16)
+    for fact in _facts(notebook, values, cwd):
+        digest.update(repr(fact).encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _facts(notebook: Path, values: Mapping[str, Any], cwd: Path) -> Iterator[object]:
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        yield cell.cell_type, cell.source, cell.metadata.get("tags", [])
+    yield sorted(values.items())
+    yield from _contents(PACKAGE, ".py")
+    yield from _contents(DATA / "published")
+    for text in _texts(values.values()):
+        yield from _input_files(text, cwd)
+
+
+def _texts(values: Iterable[Any]) -> Iterator[str]:
+    for value in values:
+        if isinstance(value, str):
+            yield from value.split(";")  # several data sets, as the command line gives them
+        elif isinstance(value, list | tuple):
+            yield from _texts(value)
+
+
+def _input_files(text: str, cwd: Path) -> Iterator[object]:
+    """What is in the files that a parameter names: "mini-clip", "features.npz", "ViT-B-32,PATH", "folder:PATH"."""
+    for mini in re.findall(r"mini-[\w-]+", text):
+        yield from _contents(MINIS / mini)
+    if os.path.isfile(bare := _resolve(text, cwd)):
+        yield _content(bare)
+    if os.path.isfile(weights := _resolve(text.partition(",")[2], cwd)):
+        yield _stamp(weights)
+    prefix, _, rest = text.partition(":")
+    if rest and prefix != "world":
+        yield from _listing(_resolve(rest, cwd))
+
+
+def _resolve(name: str, cwd: Path) -> Path:
+    return cwd / os.path.expanduser(name)
+
+
+def _listing(path: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Size and time of every file: photo folders are too large to be read for this."""
+    if os.path.isfile(path.parent):  # captions:FILE/split
+        path = path.parent
+    yield from ((file.relative_to(path).as_posix(), _stamp(file)) for file in _files(path))
+
+
+def _files(path: Path) -> list[Path]:
+    """The file itself, or every file below a folder; none where nothing is."""
+    if os.path.isfile(path):
+        return [path]
+    return sorted(p for p in path.rglob("*") if p.is_file()) if os.path.isdir(path) else []
+
+
+def _contents(folder: Path, ending: str = "") -> Iterator[tuple[str, str]]:
+    for path in _files(folder):
+        if path.name.endswith(ending) and "__pycache__" not in path.parts:
+            yield path.relative_to(folder).as_posix(), _content(path)
+
+
+def _content(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, blake2b).hexdigest()
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
