@@ -13,9 +13,9 @@ from .embeddings.encode import encode_texts as encode_texts
 from .embeddings.encode import skip_report as skip_report
 from .errors import CrossgapError as CrossgapError
 from .inversion.fewer_steps import accelerate as accelerate
-from .inversion.loop import Inversion as Inversion
-from .inversion.loop import oti as oti
-from .inversion.loop import ovi as ovi
+from .inversion.oti_ovi import oti as oti
+from .inversion.oti_ovi import ovi as ovi
+from .inversion.result import Inversion as Inversion
 from .jobs.shard_files import load_shards as load_shards
 from .metrics.streamed.gallery import StoredGallery as StoredGallery
 from .metrics.streamed.retrieval import streamed_retrieval as streamed_retrieval

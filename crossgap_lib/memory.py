@@ -4,7 +4,6 @@ import gc
 import platform
 from collections.abc import Callable
 from ctypes import CDLL
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -35,22 +34,6 @@ class PeakMemory:
             self.bytes = torch.cuda.max_memory_allocated(self.device) - self.before
         elif platform.system() == "Linux":
             self.bytes = max(0, _status_bytes("VmHWM") - self.before)
-
-
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # options of glibc's mallopt
-
-
-@cache
-def keep_freed_memory() -> None:
-    """Lets glibc keep up to 64 MiB of what a loop frees, for its next step: 4 % of an OTI step at batch 512.
-
-    These are the limits that glibc's own adjustment can reach; alone it stays at twice the largest block it has seen
-    freed, gives the memory of a step back to the system and takes it anew, page by page. Elsewhere nothing is done.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = CDLL(None)
-        libc.mallopt(_MMAP_THRESHOLD, 32 * 2**20)
-        libc.mallopt(_TRIM_THRESHOLD, 64 * 2**20)
 
 
 def _status_bytes(field: str) -> int:

@@ -1,9 +1,6 @@
 """What ``crossgap bench`` and the memory budget measure; no test asserts on a clock."""
 
 import json
-import platform
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,7 +9,9 @@ from click.testing import CliRunner
 
 from crossgap_lib import memory, plots
 from crossgap_lib.cli import cli
+from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.inversion.oti_ovi import invert_batch, oti_job
 from crossgap_lib.memory import PeakMemory, fitting_batch, parse_bytes
 from crossgap_lib.runner import bench
 
@@ -114,33 +113,6 @@ def test_peak_memory_sees_what_was_taken():
     assert quiet.bytes < 8 * MIB
 
 
-FAULTS = """
-import ctypes, resource, sys
-from crossgap_lib.memory import keep_freed_memory
-libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
-def step():
-    before, blocks = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, [libc.malloc(8 << 20) for _ in range(4)]
-    for block in blocks:
-        ctypes.memset(ctypes.c_void_p(block), 1, 8 << 20)
-    for block in blocks:
-        libc.free(block)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-if sys.argv[1] == "keep":
-    keep_freed_memory()
-print([step() for _ in range(4)][-1])
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone takes these options")
-def test_freed_memory_is_kept_for_the_next_step():
-    """Page faults of a step that takes and frees 32 MiB, in a process of its own: 8192 pages where none are kept."""
-    run = [sys.executable, "-c", FAULTS]
-    kept, plain = (int(subprocess.check_output([*run, how], text=True)) for how in ("keep", "plain"))
-    assert kept < 100
-    assert plain > 1000
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("2G", 2 * 2**30), ("800M", 800 * MIB), ("1.5 GiB", 3 * 2**29), ("64kb", 65536), ("1024", 1024)],
@@ -234,13 +206,10 @@ def test_a_wrong_forecast_is_noticed(monkeypatch):
 
 
 def test_a_budget_for_real(mini):
-    from crossgap_lib.inversion.loop import initial_noise, optimise, oti_job
-
     job = oti_job(mini, 4, 2)
 
     def run(n):
-        targets = torch.nn.functional.normalize(torch.ones(n, 128), dim=-1)
-        optimise(job, targets, initial_noise(map(str, range(n)), job.shape, 0), n)
+        invert_batch(job, Embeddings(torch.ones(n, 128)), CPU)
 
     batch = fitting_batch(run, 60 * MIB, CPU, most=1024)
     assert memory._peak(run, batch, CPU) < 75 * MIB

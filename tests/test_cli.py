@@ -16,7 +16,7 @@ from crossgap_lib.datasets import load as datasets
 from crossgap_lib.embeddings import encode as encoding
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.inversion import loop as inversion
+from crossgap_lib.inversion import oti_ovi as inversion
 from crossgap_lib.models import load as models
 from crossgap_lib.runner import doctor
 from crossgap_lib.runner import notebooks as runner

@@ -12,7 +12,7 @@ from crossgap_lib.datasets.load import load_dataset
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.embeddings.encode import encode_images
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.inversion.loop import oti, ovi
+from crossgap_lib.inversion.oti_ovi import oti, ovi
 from crossgap_lib.tasks.crossed import IMAGE_TO_TEXT, OVI, TEXT_TO_IMAGE
 from crossgap_lib.tasks.methods import ORIGINAL, OTI
 

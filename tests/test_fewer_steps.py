@@ -13,10 +13,10 @@ from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.embeddings.encode import encode_images, encode_texts
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion import fewer_steps
-from crossgap_lib.inversion import loop as inversion
+from crossgap_lib.inversion import oti_ovi as inversion
 from crossgap_lib.inversion.accelerated import Accelerated
 from crossgap_lib.inversion.fewer_steps import FIT_STEPS, accelerate
-from crossgap_lib.inversion.loop import oti, ovi
+from crossgap_lib.inversion.oti_ovi import oti, ovi
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +73,10 @@ def test_the_sample_is_drawn_and_the_order_of_the_rows_plays_no_part(mini, monke
     rows = Embeddings(
         features, [f"{'abc'[k // 200]}/{k}.jpg" for k in range(600)], np.arange(600) // 200, ("a", "b", "c")
     )
-    seen, run = [], fewer_steps.invert
-    monkeypatch.setattr(fewer_steps, "invert", lambda model, rows, *how: seen.append(rows) or run(model, rows, *how))
+    seen, run = [], fewer_steps.run
+    monkeypatch.setattr(
+        fewer_steps, "run", lambda model, rows, *args, **how: seen.append(rows) or run(model, rows, *args, **how)
+    )
     first, again = (accelerate(mini, "oti", 1, fit_on=some) for some in (rows, rows[::-1]))
     other = accelerate(mini, "oti", 1, fit_on=rows, seed=1)
     assert [len(sample) for sample in seen] == [256] * 3

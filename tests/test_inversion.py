@@ -11,9 +11,9 @@ from crossgap_lib.datasets.load import load_dataset
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.embeddings.encode import encode_images, encode_texts
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.inversion import loop as inversion
-from crossgap_lib.inversion import textbook
-from crossgap_lib.inversion.loop import Job, initial_noise, optimise, oti, ovi, template_ids
+from crossgap_lib.inversion import oti_ovi, textbook
+from crossgap_lib.inversion.loop import ScaledGradient, gradient, initial_noise, invert
+from crossgap_lib.inversion.oti_ovi import oti, ovi, template_ids
 from crossgap_lib.inversion.towers import ImageTower, TextTower, _repeats
 from crossgap_lib.models.load import load_model
 
@@ -54,7 +54,7 @@ CLIP_TEMPLATE = (
 @pytest.fixture
 def unpadded(monkeypatch):
     """Batches of 2 or 3 stay that small: on real architectures padding to 8 rows costs minutes."""
-    monkeypatch.setattr(inversion, "_MIN_ROWS", 1)
+    monkeypatch.setattr(oti_ovi, "MIN_ROWS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +143,8 @@ def drawings(precisions):
     return encode_images(model, photos, cache=False), encode_texts(model, captions, cache=False)
 
 
-# About three times what was seen: bf16 0.017, 0.014 and 0.05 points of mAP; fp16 0.0003, 0.0006 and 0.01 points.
-HALF = [("bf16", 0.05, 0.04, 0.3), ("fp16", 1e-3, 2e-3, 0.1)]
+# About three times what was seen: bf16 0.017, 0.014 and 0.05 points of mAP; fp16 0.0003, 0.0023 and 0.01 points.
+HALF = [("bf16", 0.05, 0.04, 0.3), ("fp16", 1e-3, 7e-3, 0.1)]
 
 
 @pytest.mark.parametrize(("precision", "loss", "feature", "points"), HALF)
@@ -172,17 +172,17 @@ def test_fp16_follows_the_textbook_with_torchs_gradient_scaler(precisions, drawi
     torch.testing.assert_close(ours.losses, losses, atol=1e-3, rtol=0)
 
 
-def linear_job(gain: float, d: int, steps: int, dtype: torch.dtype) -> Job:
+def linear_job(gain: float, d: int, steps: int, dtype: torch.dtype) -> tuple:
     """A linear encoder of 32 dimensions into d, whose output grows with ``gain``, and its gradient the other way."""
     weight = gain * torch.randn(d, 32, generator=torch.Generator().manual_seed(0))
-    enabled = dtype != torch.float32
-    autocast = lambda: torch.autocast("cpu", dtype if enabled else torch.bfloat16, enabled=enabled)  # noqa: E731
-    return Job(lambda tokens: F.linear(tokens.flatten(1), weight), autocast, (1, 32), steps)
+    return lambda tokens: F.linear(tokens.flatten(1).to(dtype), weight.to(dtype)).float(), steps, dtype == torch.float16
 
 
-def optimised(job: Job, d: int, rows: slice = slice(None)):
+def optimised(problem: tuple, d: int):
+    encode, steps, half = problem
     targets = F.normalize(torch.randn(8, d, generator=torch.Generator().manual_seed(1)), dim=-1)
-    return optimise(job, targets[rows], initial_noise(map(str, range(8)), (1, 32), 0)[rows], 8)
+    slope = ScaledGradient(8, "cpu") if half else gradient
+    return invert(encode, targets, initial_noise(map(str, range(8)), (1, 32), 0), steps, gradient=slope)
 
 
 def test_gradients_too_small_for_fp16_are_not_lost():
@@ -200,10 +200,26 @@ def test_gradients_too_large_for_fp16_spoil_nothing():
 
 
 def test_an_overflow_concerns_its_own_sample():
-    grad = torch.tensor([[8.0, -4.0], [float("inf"), 1.0], [float("nan"), 0.0]]).unsqueeze(1)  # (3, 1, 2)
-    scale = inversion._unscale(grad, torch.tensor([4.0, 4.0, 2.0]))
+    slopes = torch.tensor([[2.0, -1.0], [float("inf"), 1.0], [float("nan"), 0.0]])
+    tokens, scaled = torch.zeros(3, 1, 2, requires_grad=True), ScaledGradient(3, "cpu")
+    scaled.scale = torch.tensor([4.0, 4.0, 2.0])
+    grad = scaled((tokens.squeeze(1) * slopes).sum(1), tokens)
     assert grad.squeeze(1).tolist() == [[2.0, -1.0], [0.0, 0.0], [0.0, 0.0]]
-    assert scale.tolist() == [4.0, 2.0, 1.0]
+    assert scaled.scale.tolist() == [4.0, 2.0, 1.0]
+
+
+@pytest.mark.parametrize("method", ["oti", "ovi"])
+def test_the_encoders_compile_without_a_break(cats_and_dogs, method):
+    """Pure functions of tensors: torch takes them as one graph, and its gradient is the same."""
+    model, images, prompts = cats_and_dogs
+    job = oti_ovi.job_for(model, method, 2, 1)
+    source = images[:4] if method == "oti" else prompts
+    outcomes = []
+    for encode in (job.encode, torch.compile(job.encode, fullgraph=True, backend="eager")):
+        tokens = initial_noise(source.ids, job.shape, 0).requires_grad_()
+        loss = 1 - (F.normalize(encode(tokens), dim=-1) * source.features).sum(dim=-1)
+        outcomes.append((loss.detach(), gradient(loss, tokens)))
+    torch.testing.assert_close(outcomes[0], outcomes[1], atol=1e-6, rtol=0)
 
 
 # ---------------------------------------------------------------- structure decides, not the name
@@ -361,7 +377,7 @@ def test_rows_of_an_inversion(cats_and_dogs):
 def test_cache_returns_the_same_without_optimising(cats_and_dogs, monkeypatch):
     model, images, _ = cats_and_dogs
     first = oti(model, images[:8], steps=3, snapshots=(1,))
-    monkeypatch.setattr(inversion, "optimise", lambda *_: pytest.fail("optimised although cached"))
+    monkeypatch.setattr(oti_ovi, "invert", lambda *_, **__: pytest.fail("optimised although cached"))
     again = oti(model, images[:8], steps=3, snapshots=(1,))
     for name in ("features", "tokens", "losses"):
         assert torch.equal(getattr(first, name), getattr(again, name))

@@ -24,7 +24,7 @@ from crossgap_lib import metrics, plots, tasks
 from crossgap_lib.datasets.load import load_dataset
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.inversion.loop import Inversion
+from crossgap_lib.inversion.result import Inversion
 from crossgap_lib.paths import ROOT
 from crossgap_lib.plots import atlas, widgets
 from crossgap_lib.projection.linear import pca_of_prompts

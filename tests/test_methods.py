@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score
 from crossgap_lib import metrics, tasks
 from crossgap_lib.embeddings.encode import encode_texts
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.inversion.loop import oti
+from crossgap_lib.inversion.oti_ovi import oti
 from crossgap_lib.tasks.methods import ORIGINAL, OTI, OTI_BEST
 from crossgap_lib.tasks.methods import PCA as PROJECTED
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from crossgap_lib import plots, tasks
 from crossgap_lib.embeddings.embeddings import MODALITIES, Embeddings
-from crossgap_lib.inversion.loop import Inversion
+from crossgap_lib.inversion.result import Inversion
 from crossgap_lib.metrics import overlap_coefficient
 from crossgap_lib.plots import widgets
 from crossgap_lib.tasks.degrees_of_freedom import Anchors

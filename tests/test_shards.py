@@ -26,7 +26,7 @@ from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.embeddings.encode import encode_images, skip_report
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion.fewer_steps import accelerate
-from crossgap_lib.inversion.loop import oti, ovi
+from crossgap_lib.inversion.oti_ovi import oti, ovi
 from crossgap_lib.jobs import cluster as on_cluster
 from crossgap_lib.jobs import shard_files, shards
 from crossgap_lib.jobs.shard_files import Interrupted, load_shards, shard_path
@@ -241,6 +241,62 @@ def test_only_missing_shards_are_computed(tmp_path, plan, monkeypatch):
     assert invert_to(tmp_path, plan).done_before == 3
     assert asked == [1, 4]
     assert contents(tmp_path) == whole
+
+
+def raising(error):
+    def call(*_):
+        raise error
+
+    return call
+
+
+def uncompiled(monkeypatch, sizes):
+    """torch.compile that compiles nothing, and notes the batches that reach the encoder."""
+
+    def compiled(encode, **_):
+        return lambda tokens: sizes.append(len(tokens)) or encode(tokens)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+
+
+def test_whether_it_is_compiled_is_decided_once(tmp_path, plan, monkeypatch):
+    sizes = []
+    uncompiled(monkeypatch, sizes)
+    invert_to(tmp_path, plan, compiled=True)
+    assert set(sizes) == {8}, "every batch, of 5 and of 3, is padded to the one size that is compiled for"
+    assert json.loads((tmp_path / "manifest.json").read_text())["composition"]["compiled"] is True
+    before = contents(tmp_path)
+    shard_path(tmp_path, 1).unlink()
+    sizes.clear()
+    invert_to(tmp_path, plan)
+    assert sizes, "the folder's own decision holds"
+    assert contents(tmp_path) == before
+    with pytest.raises(CrossgapError, match=r"begun with compiled True, not False, which is decided once\."):
+        invert_to(tmp_path, plan, compiled=False)
+
+
+def test_what_cannot_be_compiled_is_one_sentence(tmp_path, plan, monkeypatch):
+    def refuse(encode, **_):
+        return raising(RuntimeError("no compiler"))
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    with pytest.raises(CrossgapError, match="can't be compiled here, so leave --compile out: no compiler"):
+        invert_to(tmp_path, plan, compiled=True)
+    assert not list(tmp_path.glob("manifest*"))
+
+
+@pytest.mark.slow
+def test_a_compiled_run_goes_on_with_the_same_bits(tmp_path, plan):
+    """The compiler runs twice, as in two processes, and the shards are those of the uncompiled run to 1e-5."""
+    invert_to(tmp_path / "compiled", plan, compiled=True)
+    before = contents(tmp_path / "compiled")
+    shard_path(tmp_path / "compiled", 2).unlink()
+    invert_to(tmp_path / "compiled", plan)
+    assert contents(tmp_path / "compiled") == before
+    invert_to(tmp_path / "plain", plan)
+    torch.testing.assert_close(
+        load_shards(tmp_path / "compiled").features, load_shards(tmp_path / "plain").features, atol=1e-5, rtol=0
+    )
 
 
 def test_the_folder_keeps_its_cut(tmp_path, plan):

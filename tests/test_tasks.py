@@ -18,7 +18,7 @@ from crossgap_lib.datasets.load import load_dataset
 from crossgap_lib.embeddings.embeddings import Embeddings, load_pair
 from crossgap_lib.embeddings.encode import encode_images, encode_texts
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.inversion.loop import Inversion
+from crossgap_lib.inversion.result import Inversion
 from crossgap_lib.memory import PeakMemory
 from crossgap_lib.paths import MINIS
 from crossgap_lib.tasks.gap import gap_interval

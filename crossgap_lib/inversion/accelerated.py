@@ -1,6 +1,7 @@
 """``Accelerated``: another start and other steps for an inversion; ``fewer_steps`` says why, and fits the start."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
@@ -21,7 +22,7 @@ class Accelerated:
         weights, bias: (k * width, d) and (k * width,), the map from features to the first pseudo-vectors.
         shape: (k, width).
         fit_steps: forward and backward passes that the fit took, all samples together.
-        fitted_for: the ``purpose`` of the runs that it was fitted for (see ``inversion.Job``): it serves no others.
+        fitted_for: the ``purpose`` of the runs that it was fitted for (see ``oti_ovi.Job``): it serves no others.
     """
 
     length: float
@@ -44,6 +45,10 @@ class Accelerated:
         """(b, d) unit-norm features -> the first pseudo-vectors (b, k, width)."""
         weights, bias = (t.to(features.device) for t in (self.weights, self.bias))
         return (features @ weights.T + bias).unflatten(1, self.shape)
+
+    def stepper(self, tokens: Tensor, steps: int) -> Callable[[int], None]:
+        """What ``loop.invert`` steps with."""
+        return lambda step: self.update(tokens, step, steps)
 
     @torch.no_grad()
     def update(self, tokens: Tensor, step: int, steps: int) -> None:

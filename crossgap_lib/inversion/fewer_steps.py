@@ -21,7 +21,7 @@ from torch import Tensor
 from crossgap_lib.embeddings.embeddings import Embeddings, drawn_rows
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion.accelerated import Accelerated
-from crossgap_lib.inversion.loop import TEMPLATE, invert, job_for
+from crossgap_lib.inversion.oti_ovi import TEMPLATE, job_for, run
 
 if TYPE_CHECKING:
     from crossgap_lib.models.encoder import DualEncoder
@@ -65,8 +65,8 @@ def accelerate(
         )
     sample = fit_on[drawn_rows(fit_on.ids, FIT_SAMPLES, seed)]
     job = job_for(model, method, n, FIT_STEPS[method], template=template, seed=seed)
-    run = invert(model, sample, job, batch_size, method)
-    fit = Ridge(alpha=_ALPHA).fit(sample.features.double().numpy(), run.tokens.flatten(1).double().numpy())
+    found = run(model, sample, job, batch_size, cache=False)
+    fit = Ridge(alpha=_ALPHA).fit(sample.features.double().numpy(), found.tokens.flatten(1).double().numpy())
     weights, bias = (torch.from_numpy(part).float() for part in (fit.coef_, fit.intercept_))
     passes = len(sample) * FIT_STEPS[method]
     return Accelerated(_LENGTH[method], job.shape, weights, bias, passes, job.purpose)

@@ -1,99 +1,181 @@
-"""One face over the encoders' insides: embeddings in, shared-space features out.
+"""The encoders entered after their first layer: pseudo-tokens or pseudo-patches in, features out.
 
-Modality inversion feeds a frozen encoder with vectors that no tokenizer or camera made, so it enters the tower
-after the token embedding (OTI) or the patch embedding (OVI). A tower is chosen by its structure, never by a
-model's name, and skips exactly what can't change the result:
+Modality inversion feeds a frozen encoder with vectors that no tokenizer or camera made. So open_clip's transformers are
+written out here as functions of plain tensors, which begin where the token embedding (OTI) or the patch embedding (OVI)
+ends. They leave out exactly what can't change the result:
 
-* causal text towers pooled at EOT (CLIP): nothing after EOT is computed, and the keys and values of the constant
-  prefix "SOT a photo of" are computed once;
-* bidirectional text towers (SigLIP): every position counts, so the whole context is kept;
-* wherever a single position is pooled, the last block computes that position's query alone.
+* A causal text encoder that is pooled at EOT (CLIP): nothing after EOT is computed, and the keys and values of the
+  constant prefix "SOT a photo of" are computed once.
+* Wherever a single position is pooled, the last block computes the query of that position alone.
+
+A text encoder without a causal mask (SigLIP) sees its whole context, so all of it is computed. What applies is read
+from the encoder's modules, never from a model's name.
+
+Shapes: b samples, L positions, h heads of width w each; width = h * w.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.inversion.frozen_linear import FrozenLinear, prefers_own_kernels
-from crossgap_lib.inversion.prefix_attention import prefix_attention
 
-Encode = Callable[[Tensor], Tensor]  # (b, n_pseudo, width) -> (b, d)
-KeyValue = tuple[Tensor, Tensor]  # each (b, heads, L, head_width)
+Encode = Callable[[Tensor], Tensor]  # pseudo-vectors (b, k, width) -> features (b, d), float32, not normalised
+KeysValues = tuple[Tensor, Tensor]  # of positions that every sample shares: (P, h, w) each
 
 
+# ---------------------------------------------------------------- a transformer, as functions of tensors
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A layer norm, computed in float32."""
+
+    weight: Tensor  # (width,)
+    bias: Tensor  # (width,)
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.float(), self.weight.shape, self.weight, self.bias, self.eps)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear layer, computed in the type of its weights."""
+
+    weight: Tensor  # (out, in)
+    bias: Tensor | None  # (out,)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
+
+
+@dataclass(frozen=True)
 class Block:
-    """A pre-norm residual block of open_clip: x + ls_1(attn(ln_1 x)), then x + ls_2(mlp(ln_2 x))."""
+    """The weights of one pre-norm residual block."""
 
-    def __init__(self, module: nn.Module):
-        if not isinstance(getattr(module, "attn", None), nn.MultiheadAttention) or hasattr(module, "ln_1_kv"):
-            raise CrossgapError(f"Inversion can't enter blocks of type {type(module).__name__}: not a plain ViT.")
-        self.module, self.attn = module, module.attn
-        self.linear: dict[tuple[int, int], FrozenLinear] = {}  # of q, k, v: from, to
-        self.out_proj = FrozenLinear(self.attn.out_proj.weight, self.attn.out_proj.bias)
-        self.mlp = [FrozenLinear(m.weight, m.bias) if type(m) is nn.Linear else m for m in module.mlp]
-
-    def project(self, normed: Tensor, first: int, last: int) -> Tensor:
-        """Of [q, k, v] those from ``first`` to ``last``: (b, L, width) -> (b, L, parts, heads, head_width)."""
-        width, heads = self.attn.embed_dim, self.attn.num_heads
-        if (first, last) not in self.linear:
-            rows, weight, bias = slice(first * width, last * width), self.attn.in_proj_weight, self.attn.in_proj_bias
-            self.linear[first, last] = FrozenLinear(weight[rows], None if bias is None else bias[rows])
-        return self.linear[first, last](normed).unflatten(-1, (last - first, heads, width // heads))
-
-    def __call__(
-        self, x: Tensor, *, past: KeyValue | None = None, mask: Tensor | None = None, only: int | None = None
-    ) -> tuple[Tensor, KeyValue | None]:
-        """(b, L, width) -> the block's output and, for a prefix, its keys and values.
-
-        ``past`` is a constant prefix's keys and values, which go before this block's own: attention is causal then.
-        With ``only``, the one position whose output is wanted is computed: (b, 1, width).
-        """
-        normed, own = self.module.ln_1(x), None
-        if past is not None and only is None and prefers_own_kernels(x):
-            qkv = self.project(normed, 0, 3)
-            attended = prefix_attention(qkv, *(part[0] for part in past))  # (b, L, heads, dh)
-        else:
-            if only is None:
-                q, *own = (part.transpose(1, 2) for part in self.project(normed, 0, 3).unbind(2))
-            else:
-                own = [part.transpose(1, 2) for part in self.project(normed, 1, 3).unbind(2)]
-                rows = slice(only, None if only == -1 else only + 1)
-                x, normed = x[:, rows], normed[:, rows]
-                q = self.project(normed, 0, 1)[:, :, 0].transpose(1, 2)  # (b, heads, 1, dh)
-            k, v = own
-            if past is not None:
-                k, v = (torch.cat([p.expand(len(x), -1, -1, -1), o], dim=2) for p, o in zip(past, own, strict=True))
-            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
-        x = self._residual(self.out_proj, attended.flatten(2), x, self.module.ls_1)
-        inner = self.module.ln_2(x)
-        for layer in self.mlp[:-1]:
-            inner = layer(inner)
-        return self._residual(self.mlp[-1], inner, x, self.module.ls_2), own and tuple(own)
-
-    @staticmethod
-    def _residual(last: Callable, inner: Tensor, x: Tensor, scale: nn.Module) -> Tensor:
-        """x + scale(last(inner))"""
-        fused = isinstance(last, FrozenLinear) and isinstance(scale, nn.Identity)
-        return last(inner, add=x) if fused else x + scale(last(inner))
+    heads: int
+    norm_1: Norm
+    query: Linear  # width -> width
+    keys_values: Linear  # width -> 2 width
+    out: Linear  # width -> width
+    scale_1: Tensor | None  # (width,) of layer scale, where the encoder has it
+    norm_2: Norm
+    up: Linear  # width -> 4 width
+    activation: Callable[[Tensor], Tensor]
+    down: Linear  # 4 width -> width
+    scale_2: Tensor | None
 
 
-def _run(blocks: list[Block], x: Tensor, pooled: int | None, pasts: list | None = None, mask=None) -> Tensor:
-    """All blocks over (b, L, width); with ``pooled``, only that position leaves: (b, 1, width)."""
+def block(
+    x: Tensor, weights: Block, past: KeysValues | None = None, *, causal: bool = False, only: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Args:
+        x: (b, L, width).
+        past: keys and values of positions that come before these.
+        causal: whether a position sees only itself and those before it.
+        only: the one position whose output is wanted.
+
+    Returns:
+        The output (b, L, width), or (b, 1, width) with ``only``; keys and values of these positions, (b, L, h, w) each.
+    """
+    normed = weights.norm_1(x)
+    keys, values = weights.keys_values(normed).unflatten(-1, (2, weights.heads, -1)).unbind(2)  # (b, L, h, w)
+    if only is not None:
+        x, normed = x[:, only : only + 1], normed[:, only : only + 1]
+    queries = weights.query(normed).unflatten(-1, (weights.heads, -1))
+    attended = attention(queries, keys, values, past, causal).flatten(2)
+    x = x + _scaled(weights.out(attended), weights.scale_1)
+    inner = weights.down(weights.activation(weights.up(weights.norm_2(x))))
+    return x + _scaled(inner, weights.scale_2), keys, values
+
+
+def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:
+    return x if scale is None else x * scale
+
+
+def attention(queries: Tensor, keys: Tensor, values: Tensor, past: KeysValues | None, causal: bool) -> Tensor:
+    """softmax(q k^T / sqrt(w)) v over the shared past and the own positions: (b, Q, h, w).
+
+    queries (b, Q, h, w) are those of the last Q of the L positions; keys, values (b, L, h, w). The past is the same for
+    all samples, so its products are taken with one small matrix and it is never copied for each sample.
+    """
+    if past is None and not causal:
+        of_heads = (part.transpose(1, 2) for part in (queries, keys, values))
+        return F.scaled_dot_product_attention(*of_heads).transpose(1, 2)
+    n_queries, n_own = queries.shape[1], keys.shape[1]
+    queries = queries * queries.shape[-1] ** -0.5
+    later = torch.ones(n_queries, n_own, dtype=torch.bool, device=keys.device).triu(n_own - n_queries + 1)
+    scores = torch.einsum("bqhw,bkhw->bhqk", queries, keys).masked_fill(later, -torch.inf)
+    if past is not None:
+        scores = torch.cat([torch.einsum("bqhw,phw->bhqp", queries, past[0]), scores], dim=-1)
+    shares = scores.float().softmax(dim=-1).to(values.dtype)  # (b, h, Q, P + L)
+    mixed = torch.einsum("bhqk,bkhw->bqhw", shares[..., -n_own:], values)
+    if past is not None:
+        mixed = mixed + torch.einsum("bhqp,phw->bqhw", shares[..., :-n_own], past[1])
+    return mixed
+
+
+def transformer(
+    x: Tensor, blocks: list[Block], pasts: list[KeysValues] | None = None, *, causal: bool, pooled: int | None
+) -> Tensor:
+    """All blocks over x (b, L, width). With a ``pooled`` position that one alone leaves the last: (b, 1, width)."""
     pasts = pasts or [None] * len(blocks)
-    for block, past in zip(blocks[:-1], pasts[:-1], strict=True):
-        x, _ = block(x, past=past, mask=mask)
-    if pooled is not None and mask is not None:
-        mask = mask[pooled : pooled + 1] if pooled != -1 else mask[-1:]
-    return blocks[-1](x, past=pasts[-1], mask=mask, only=pooled)[0]
+    for weights, past in zip(blocks[:-1], pasts[:-1], strict=True):
+        x, _, _ = block(x, weights, past, causal=causal)
+    return block(x, blocks[-1], pasts[-1], causal=causal, only=pooled)[0]
 
 
-def _project(features: Tensor, projection: nn.Module | Tensor | None) -> Tensor:
+# ---------------------------------------------------------------- weights, read from open_clip's modules
+
+
+def read_block(module: nn.Module, dtype: torch.dtype) -> Block:
+    """The weights of open_clip's ``ResidualAttentionBlock``; linear layers compute in ``dtype``.
+
+    Raises:
+        CrossgapError: another kind of block.
+    """
+    attn = getattr(module, "attn", None)
+    if not isinstance(attn, nn.MultiheadAttention) or hasattr(module, "ln_1_kv"):
+        raise CrossgapError(f"Inversion can't enter blocks of type {type(module).__name__}: not a plain ViT.")
+    width, weight, bias = attn.embed_dim, attn.in_proj_weight, attn.in_proj_bias
+    linear = partial(_linear, dtype=dtype)
+    return Block(
+        heads=attn.num_heads,
+        norm_1=_norm(module.ln_1),
+        query=linear(weight[:width], None if bias is None else bias[:width]),
+        keys_values=linear(weight[width:], None if bias is None else bias[width:]),
+        out=linear(attn.out_proj.weight, attn.out_proj.bias),
+        scale_1=getattr(module.ls_1, "gamma", None),
+        norm_2=_norm(module.ln_2),
+        up=linear(module.mlp.c_fc.weight, module.mlp.c_fc.bias),
+        activation=module.mlp.gelu,
+        down=linear(module.mlp.c_proj.weight, module.mlp.c_proj.bias),
+        scale_2=getattr(module.ls_2, "gamma", None),
+    )
+
+
+def _norm(layer: nn.LayerNorm) -> Norm:
+    return Norm(layer.weight, layer.bias, layer.eps)
+
+
+def _linear(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Linear:
+    return Linear(weight.to(dtype), None if bias is None else bias.to(dtype))
+
+
+def _read_projection(projection: nn.Module | Tensor | None, dtype: torch.dtype) -> Encode:
+    """The encoder's last map, (b, width) -> (b, d): a linear layer, a matrix (width, d), or nothing."""
     if projection is None:
-        return features
-    return projection(features) if isinstance(projection, nn.Module) else features @ projection
+        return lambda x: x
+    if isinstance(projection, nn.Linear):
+        return _linear(projection.weight, projection.bias, dtype)
+    return _linear(projection.T, None, dtype)
 
 
 # ---------------------------------------------------------------- text
@@ -102,7 +184,7 @@ def _project(features: Tensor, projection: nn.Module | Tensor | None) -> Tensor:
 class TextTower:
     """open_clip's text encoder (CLIP's own or ``TextTransformer``), entered after the token embedding."""
 
-    def __init__(self, net: nn.Module):
+    def __init__(self, net: nn.Module, dtype: torch.dtype = torch.float32):
         tower = getattr(net, "text", net)
         needed = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection")
         if not all(hasattr(tower, name) for name in needed):
@@ -111,13 +193,48 @@ class TextTower:
             )
         if getattr(tower, "cls_emb", None) is not None or getattr(tower, "use_pad_mask", False):
             raise CrossgapError("OTI does not cover text encoders with an appended class token or a padding mask.")
-        self.tower = tower
-        self.blocks = [Block(b) for b in tower.transformer.resblocks]
+        self.tower, self.dtype = tower, dtype
         self.width = tower.token_embedding.embedding_dim
         self.context_length = tower.positional_embedding.shape[0]
         self.causal = _is_causal(tower.attn_mask)
         self.pool_type = getattr(tower, "pool_type", None) or tower.text_pool_type
         self.eos_id = getattr(tower, "eos_id", None) or getattr(tower, "text_eos_id", None)
+
+    def encoder(self, template: tuple[Tensor, Tensor], n_tokens: int) -> Encode:
+        """The map from pseudo-tokens (b, n_tokens, width) to features (b, d), the rest of the prompt being constant.
+
+        ``template`` holds the token ids before and after the pseudo-tokens, padding included.
+
+        Raises:
+            CrossgapError: the prompt does not fit into the context.
+        """
+        ids, pooled = self._prompt(template, n_tokens)
+        start, end = len(template[0]), len(template[0]) + n_tokens
+        positions = self.tower.positional_embedding[: len(ids)]
+        constants = self.tower.token_embedding(ids.clamp_min(0)) + positions  # (L, width)
+        blocks = [read_block(module, self.dtype) for module in self.tower.transformer.resblocks]
+        norm, project = _norm(self.tower.ln_final), _read_projection(self.tower.text_projection, self.dtype)
+        pasts = _prefix(constants[:start], blocks) if self.causal and start else None
+        before = constants[: 0 if pasts else start]
+
+        def encode(tokens: Tensor) -> Tensor:
+            parts = (before.expand(len(tokens), -1, -1), tokens + positions[start:end], constants[end:])
+            x = torch.cat([*parts[:2], parts[2].expand(len(tokens), -1, -1)], dim=1)  # (b, L or L - start, width)
+            x = transformer(x, blocks, pasts, causal=self.causal, pooled=pooled - (start if pasts else 0))
+            return project(norm(x[:, 0])).float()
+
+        return encode
+
+    def _prompt(self, template: tuple[Tensor, Tensor], n_tokens: int) -> tuple[Tensor, int]:
+        """(ids (L,) with -1 for the pseudo-tokens, the pooled position); after that a causal encoder needs nothing."""
+        before, after = (part.to(self.tower.positional_embedding.device) for part in template)
+        ids = torch.cat([before, torch.full((n_tokens,), -1, device=before.device), after])
+        if (needed := self._filled(ids)) > self.context_length:
+            room = max(0, self.context_length - needed + n_tokens)
+            raise CrossgapError(f"{n_tokens} pseudo-tokens don't fit: beside the template there is room for {room}.")
+        ids = ids[: self.context_length]  # the padding gives way
+        pooled = self._pooled_position(ids)
+        return (ids[: pooled + 1] if self.causal else ids), pooled
 
     def _pooled_position(self, ids: Tensor) -> int:
         """Where (L,) ids are pooled; pseudo-tokens stand there as id -1."""
@@ -133,65 +250,14 @@ class TextTower:
         others = (ids != ids[-1]).nonzero()
         return int(others[-1]) + 2 if len(others) else 1
 
-    def encoder(self, template: tuple[Tensor, Tensor], n_tokens: int) -> Encode:
-        """The map from pseudo-tokens (b, n_tokens, width) to features (b, d), the rest of the prompt being constant.
 
-        ``template`` holds the token ids before and after the pseudo-tokens, padding included.
-
-        Raises:
-            CrossgapError: the prompt does not fit into the context.
-        """
-        before, after = (part.to(self.tower.positional_embedding.device) for part in template)
-        slots = torch.full((n_tokens,), -1, device=before.device)
-        ids = torch.cat([before, slots, after])
-        if (needed := self._filled(ids)) > self.context_length:
-            room = max(0, self.context_length - needed + n_tokens)
-            raise CrossgapError(f"{n_tokens} pseudo-tokens don't fit: beside the template there is room for {room}.")
-        ids = ids[: self.context_length]  # the padding gives way
-        pooled = self._pooled_position(ids)
-        if self.causal:  # positions after the pooled one change nothing
-            ids = ids[: pooled + 1]
-        constants = self.tower.token_embedding(ids.clamp_min(0)) + self.tower.positional_embedding[: len(ids)]
-        return (
-            self._causal_encoder(constants, len(before), n_tokens)
-            if self.causal
-            else (self._full_encoder(constants, len(before), n_tokens, pooled))
-        )
-
-    def _suffix(self, tokens: Tensor, constants: Tensor, start: int) -> Tensor:
-        """Pseudo-tokens at their positions, then the constant rest: (b, L - start, width)."""
-        end = start + tokens.shape[1]
-        placed = tokens.to(constants.dtype) + self.tower.positional_embedding[start:end]
-        rest = constants[end:].expand(len(tokens), -1, -1)
-        return torch.cat([placed, rest], dim=1)
-
-    def _causal_encoder(self, constants: Tensor, start: int, n_tokens: int) -> Encode:
-        """Only [pseudo-tokens, ..., EOT] go through the layers; the prefix is cached as keys and values."""
-        length = len(constants)
-        mask = torch.ones(length, length, dtype=torch.bool, device=constants.device).tril()
-        pasts, prefix = [], constants[None, :start]  # (1, start, width)
-        for block in self.blocks if start else ():
-            prefix, past = block(prefix, mask=mask[:start, :start])
-            pasts.append(past)
-
-        def encode(tokens: Tensor) -> Tensor:
-            x = self._suffix(tokens, constants, start)
-            return self._finish(_run(self.blocks, x, -1, pasts, mask[start:]))
-
-        return encode
-
-    def _full_encoder(self, constants: Tensor, start: int, n_tokens: int, pooled: int) -> Encode:
-        """No causal mask: every position sees the pseudo-tokens, so all of the context is computed."""
-
-        def encode(tokens: Tensor) -> Tensor:
-            before = constants[:start].expand(len(tokens), -1, -1)
-            x = torch.cat([before, self._suffix(tokens, constants, start)], dim=1)  # (b, context, width)
-            return self._finish(_run(self.blocks, x, pooled))
-
-        return encode
-
-    def _finish(self, x: Tensor) -> Tensor:
-        return _project(self.tower.ln_final(x[:, 0]), self.tower.text_projection)  # (b, d)
+def _prefix(constants: Tensor, blocks: list[Block]) -> list[KeysValues]:
+    """Keys and values of the constant positions (P, width) in each block of a causal encoder."""
+    x, pasts = constants[None], []
+    for weights in blocks:
+        x, keys, values = block(x, weights, causal=True)
+        pasts.append((keys[0], values[0]))
+    return pasts
 
 
 def _is_causal(mask: Tensor | None) -> bool:
@@ -216,8 +282,8 @@ def _repeats(n_patches: int, n_slots: int) -> Tensor:
 class ImageTower:
     """A ViT image encoder (open_clip's, or timm's inside open_clip), entered after the patch embedding."""
 
-    def __init__(self, net: nn.Module):
-        self.visual = net.visual
+    def __init__(self, net: nn.Module, dtype: torch.dtype = torch.float32):
+        self.visual, self.dtype = net.visual, dtype
         trunk = getattr(self.visual, "trunk", None)
         self.is_timm = trunk is not None and all(
             hasattr(trunk, n) for n in ("_pos_embed", "blocks", "norm_pre", "patch_embed")
@@ -228,33 +294,45 @@ class ImageTower:
         if self.is_timm:
             self.n_slots, self.width = trunk.patch_embed.num_patches, trunk.embed_dim
         else:
-            self.blocks = [Block(b) for b in self.visual.transformer.resblocks]
-            self.n_slots = self.visual.positional_embedding.shape[0] - 1
-            self.width = self.visual.positional_embedding.shape[1]
+            slots, self.width = self.visual.positional_embedding.shape
+            self.n_slots = slots - 1  # one is CLS
 
     def encoder(self, n_patches: int) -> Encode:
         """The map from pseudo-patches (b, n_patches, width) to features (b, d); CLS and positions stay the model's.
 
         Raises:
-            CrossgapError: more pseudo-patches than the encoder has patches.
+            CrossgapError: more pseudo-patches than the encoder has patches, or blocks of another kind.
         """
         if n_patches > self.n_slots:
             raise CrossgapError(f"This encoder sees {self.n_slots} patches; {n_patches} pseudo-patches don't fit.")
         index = _repeats(n_patches, self.n_slots).to(next(self.visual.parameters()).device)
-        forward = self._timm_forward if self.is_timm else self._open_clip_forward
-        return lambda patches: forward(patches[:, index].to(next(self.visual.parameters()).dtype))
+        forward = self._of_timm() if self.is_timm else self._of_open_clip()
+        return lambda patches: forward(patches[:, index])
 
-    def _open_clip_forward(self, patches: Tensor) -> Tensor:
+    def _of_open_clip(self) -> Encode:
         visual = self.visual
-        cls = visual.class_embedding.expand(len(patches), 1, -1)
-        x = visual.ln_pre(torch.cat([cls, patches], dim=1) + visual.positional_embedding)
+        blocks = [read_block(module, self.dtype) for module in visual.transformer.resblocks]
+        norm = _norm(visual.ln_pre) if isinstance(visual.ln_pre, nn.LayerNorm) else visual.ln_pre
+        project = _read_projection(visual.proj, self.dtype)
         at_cls = visual.attn_pool is None and visual.pool_type == "tok"
-        x = _run(self.blocks, x, 0 if at_cls else None)
-        return _project(visual._pool(x)[0], visual.proj)  # (b, d)
 
-    def _timm_forward(self, patches: Tensor) -> Tensor:
-        trunk = self.visual.trunk
-        if trunk.dynamic_img_size:
-            patches = patches.unflatten(1, trunk.patch_embed.grid_size)
-        x = trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(patches)))
-        return self.visual.head(trunk.forward_head(trunk.norm(trunk.blocks(x))))  # (b, d)
+        def encode(patches: Tensor) -> Tensor:  # (b, n_slots, width)
+            cls = visual.class_embedding.expand(len(patches), 1, -1)
+            x = norm(torch.cat([cls, patches], dim=1) + visual.positional_embedding)
+            x = transformer(x, blocks, causal=False, pooled=0 if at_cls else None)
+            return project(visual._pool(x)[0]).float()
+
+        return encode
+
+    def _of_timm(self) -> Encode:
+        """timm's own modules under autocast: its blocks come in too many kinds to be written out."""
+        trunk, head, dtype = self.visual.trunk, self.visual.head, self.dtype
+
+        def encode(patches: Tensor) -> Tensor:  # (b, n_slots, width)
+            if trunk.dynamic_img_size:
+                patches = patches.unflatten(1, trunk.patch_embed.grid_size)
+            with torch.autocast(patches.device.type, dtype, enabled=dtype != torch.float32):
+                x = trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(patches)))
+                return head(trunk.forward_head(trunk.norm(trunk.blocks(x)))).float()
+
+        return encode

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from crossgap_lib.embeddings.embeddings import as_json, read_json
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.inversion.loop import Inversion
+from crossgap_lib.inversion.result import Inversion
 
 MANIFEST = "manifest.json"
 FORMAT = 2

@@ -21,9 +21,10 @@ from crossgap_lib import memory
 from crossgap_lib.embeddings.embeddings import Embeddings, drawn_rows
 from crossgap_lib.embeddings.encode import skip_sentence
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.hub import brief
 from crossgap_lib.inversion.accelerated import Accelerated
 from crossgap_lib.inversion.fewer_steps import FIT_SAMPLES, accelerate
-from crossgap_lib.inversion.loop import TEMPLATE, Job, check_width, invert_batch, job_for
+from crossgap_lib.inversion.oti_ovi import MIN_ROWS, TEMPLATE, Job, all_batches, check_width, invert_batch, job_for
 from crossgap_lib.jobs.shard_files import (
     FORMAT,
     MANIFEST,
@@ -63,6 +64,7 @@ class Plan:
     batch: int = 256  # samples at a time
     threads: int = 1
     accelerated: bool = False  # see fewer_steps.py; its start is fitted on rows drawn with the seed
+    compiled: bool = False  # whether torch compiles the encoder: other kernels, so other last bits
 
 
 class Worker:
@@ -76,10 +78,12 @@ class Worker:
         self.model = load_model(plan.model, device=plan.device, precision=plan.precision)
         self.source = open_source(self.model, plan.data, plan.method)
 
+    @cached_property
     def job(self) -> Job:
         plan = self.plan
         how = {"snapshots": plan.snapshots, "paper": plan.paper, "accelerated": self.accelerated}
-        return job_for(self.model, plan.method, plan.n, plan.steps, template=plan.template, seed=plan.seed, **how)
+        job = job_for(self.model, plan.method, plan.n, plan.steps, template=plan.template, seed=plan.seed, **how)
+        return compiled(job, plan.batch, self.model.device) if plan.compiled else job
 
     @cached_property
     def accelerated(self) -> Accelerated | None:
@@ -105,18 +109,14 @@ class Worker:
 
     def shard(self, k: int) -> bytes:
         """The file of shard k: features, tokens, losses and snapshots of its rows, with ids, labels and texts."""
-        start, job = k * self.plan.shard_size, self.job()
+        start = k * self.plan.shard_size
         block = self.source.read(slice(start, min(start + self.plan.shard_size, len(self.source))))
         if block.features is None:
             return pack({}, {"ids": [], "skipped": block.skipped})
         rows = block.features
         check_width(self.model, rows)
-        parts = [
-            invert_batch(job, rows[s : s + self.plan.batch], self.model.device)
-            for s in range(0, len(rows), self.plan.batch)
-        ]
-        tensors = {"tokens": torch.cat([p[0] for p in parts]), "losses": torch.cat([p[1] for p in parts], dim=1)}
-        tensors |= {f"step {s}": torch.cat([p[2][s] for p in parts]) for s in sorted(parts[0][2])}
+        tokens, losses, kept = all_batches(rows, self.job, self.plan.batch, self.model.device)
+        tensors = {"tokens": tokens, "losses": losses} | {f"step {s}": features for s, features in kept.items()}
         if rows.labels is not None:
             tensors["labels"] = torch.from_numpy(rows.labels)
         facts = {"ids": rows.ids.tolist(), "class_names": rows.class_names, "skipped": block.skipped}
@@ -137,6 +137,22 @@ class Worker:
         return memory.fitting_batch(run, budget, device, most=min(plan.shard_size, len(self.source)))
 
 
+def compiled(job: Job, batch: int, device: str) -> Job:
+    """The same job through ``torch.compile``, which takes a minute; every batch is padded to the one size compiled for.
+
+    Raises:
+        CrossgapError: the encoder, or this machine, can't be compiled for.
+    """
+    size, encode = max(batch, MIN_ROWS), torch.compile(job.encode, fullgraph=True, dynamic=False)
+    try:
+        with torch.no_grad():
+            encode(torch.zeros(size, *job.shape, device=device))
+        encode(torch.zeros(size, *job.shape, device=device, requires_grad=True))
+    except Exception as error:  # the compiler raises what it likes
+        raise CrossgapError(f"The encoder can't be compiled here, so leave --compile out: {brief(error)}") from error
+    return replace(job, encode=encode, least=size)
+
+
 def _manifest(worker: Worker) -> dict[str, Any]:
     plan = asdict(worker.plan)
     take = lambda *names: {name: plan[name] for name in names}  # noqa: E731
@@ -146,7 +162,7 @@ def _manifest(worker: Worker) -> dict[str, Any]:
         "model": {"spec": plan["model"], "fingerprint": worker.model.fingerprint, **take("precision")},
         "data": {"spec": plan["data"], "fingerprint": worker.source.fingerprint, "rows": len(worker.source)},
         "inversion": take("method", "n", "steps", "template", "snapshots", "seed", "paper", "accelerated"),
-        "composition": take("shard_size", "batch", "threads"),
+        "composition": take("shard_size", "batch", "threads", "compiled"),
         "machine": {
             "torch": torch.__version__,
             "device": torch.device(worker.model.device).type,
@@ -159,11 +175,11 @@ def _agreed(plan: Plan, folder: Path, asked: dict[str, int | None]) -> Plan:
     """The plan with the folder's own composition, where there is one; what was asked otherwise is refused."""
     if (old := read_manifest(folder)) is None:
         return plan
-    kept = old["composition"]
+    kept = {"compiled": False} | old["composition"]  # older folders do not say
     for name, value in asked.items():
         if value is not None and value != kept[name]:
             raise CrossgapError(
-                f"{folder} was begun with {name.replace('_', ' ')} {kept[name]}, not {value}: shards are cut once. "
+                f"{folder} was begun with {name.replace('_', ' ')} {kept[name]}, not {value}, which is decided once. "
                 "Leave the option out to go on, or choose another --out."
             )
     return replace(plan, **kept)
@@ -209,13 +225,15 @@ def invert_to(
     *,
     shard_size: int | None = None,
     batch: int | None = None,
+    compiled: bool | None = None,
     budget: int | None = None,
     engine: Engine = here,
 ) -> Report:
     """Inverts everything that ``plan`` names into ``folder``, going on where an earlier run stopped.
 
     Args:
-        shard_size, batch: rows a shard and samples at a time; by default the folder's own, else the plan's.
+        shard_size, batch, compiled: rows a shard, samples at a time, and whether the encoder is compiled; by default
+            the folder's own, else the plan's.
         budget: bytes that a batch may take; chooses ``batch`` for a new folder.
         engine: who computes the shards; they are written here.
 
@@ -226,7 +244,7 @@ def invert_to(
         Interrupted: Ctrl-C.
     """
     folder = Path(folder)
-    asked = {"shard_size": shard_size, "batch": batch}
+    asked = {"shard_size": shard_size, "batch": batch, "compiled": compiled}
     plan = replace(plan, **{name: value for name, value in asked.items() if value is not None})
     with clear_errors(folder), locked(folder):
         return _run(folder, _agreed(plan, folder, asked), budget, engine)
@@ -239,7 +257,7 @@ def _run(folder: Path, plan: Plan, budget: int | None, engine: Engine) -> Report
             raise CrossgapError(f"{folder} holds shards without a manifest; choose another --out.")
         if budget is not None:
             worker.plan = plan = replace(plan, batch=worker.fitting_batch(budget))
-        worker.job()  # refuses here, not after the folder is marked
+        _ = worker.job  # what can't be done is refused here, not after the folder is marked
         write(folder / MANIFEST, (json.dumps(_manifest(worker), indent=2) + "\n").encode())
     notes = _check_same(folder, old, _manifest(worker))
     done = {k for k in range(worker.shards) if is_whole(shard_path(folder, k))}

@@ -176,6 +176,11 @@ class DualEncoder:
             notes=self.notes,
         )
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that ``precision`` computes in."""
+        return AUTOCAST[self.precision] or torch.float32
+
     def autocast(self) -> torch.autocast:
         """A context in which ``net`` computes in ``precision``; it changes nothing for fp32."""
         dtype = AUTOCAST[self.precision]

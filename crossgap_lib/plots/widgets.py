@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from crossgap_lib import plots
 from crossgap_lib.embeddings.embeddings import Embeddings
-from crossgap_lib.inversion.loop import Inversion
+from crossgap_lib.inversion.result import Inversion
 from crossgap_lib.tasks import FlatMap, all_similarities
 
 _SLIDER = {"continuous_update": False, "style": {"description_width": "8em"}, "layout": w.Layout(width="30em")}

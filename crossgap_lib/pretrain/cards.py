@@ -13,7 +13,7 @@ from crossgap_lib.datasets.load import load_dataset
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.embeddings.encode import encode_images, encode_texts
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.inversion.loop import oti
+from crossgap_lib.inversion.oti_ovi import oti
 from crossgap_lib.models.encoder import DualEncoder
 from crossgap_lib.models.load import load_model
 from crossgap_lib.paths import MINIS

@@ -25,9 +25,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.hub import cache_only
-from crossgap_lib.inversion import loop as inversion
 from crossgap_lib.inversion import textbook
-from crossgap_lib.inversion.frozen_linear import FrozenLinear, general_kernels
+from crossgap_lib.inversion.loop import ScaledGradient, gradient, initial_noise, invert
+from crossgap_lib.inversion.oti_ovi import TEMPLATE, template_ids
 from crossgap_lib.inversion.towers import ImageTower, TextTower
 from crossgap_lib.memory import PeakMemory
 from crossgap_lib.models.encoder import AUTOCAST, DualEncoder
@@ -74,20 +74,13 @@ class Stopwatch:
 
 
 def gemm_rate(device: torch.device, dtype: torch.dtype, repeats: int = 4) -> float:
-    """The best FLOP/s of 1024 rows times a 2048 x 2048 matrix, by torch's general kernels or with packed weights.
-
-    On a CPU these are two libraries, and on some processors one lacks the widest instructions: the general kernels
-    alone would set the mark at less than half of what such a machine can do.
-    """
+    """The best FLOP/s of 1024 rows times a 2048 x 2048 matrix, as torch computes it here."""
     weight = torch.randn(_GEMM, _GEMM, device=device).to(dtype)
-    rows = torch.randn(_GEMM // 2, _GEMM, device=device).to(dtype)  # few enough for packed weights
-    seconds = []
-    for product in (partial(F.linear, weight=weight), FrozenLinear(weight, None)):
-        watch = Stopwatch(product, device)
-        for _ in range(repeats + 1):
-            watch(rows)
-        seconds += watch.steps()
-    return 2 * rows.numel() * _GEMM / min(seconds)
+    rows = torch.randn(_GEMM // 2, _GEMM, device=device).to(dtype)
+    watch = Stopwatch(partial(F.linear, weight=weight), device)
+    for _ in range(repeats + 1):
+        watch(rows)
+    return 2 * rows.numel() * _GEMM / min(watch.steps())
 
 
 # ---------------------------------------------------------------- the two loops
@@ -108,12 +101,13 @@ class Problem:
         return F.normalize(torch.randn(batch, self.model.embed_dim, generator=generator), dim=-1).to(self.model.device)
 
     def noise(self, batch: int) -> Tensor:
-        return inversion.initial_noise(map(str, range(batch)), self.shape, seed=0).to(self.model.device)
+        return initial_noise(map(str, range(batch)), self.shape, seed=0).to(self.model.device)
 
     def engine(self, batch: int, steps: int, encode: Callable | None = None) -> tuple[Tensor, Tensor]:
         """(features, losses) of the library's own loop."""
-        job = inversion.Job(encode or self.encode, self.model.autocast, self.shape, steps)
-        _, losses, kept = inversion.optimise(job, self.targets(batch), self.noise(batch), batch)
+        slope = ScaledGradient(batch, self.model.device) if self.model.dtype == torch.float16 else gradient
+        start = (self.targets(batch), self.noise(batch))
+        _, losses, kept = invert(encode or self.encode, *start, steps, gradient=slope)
         return kept[steps].cpu(), losses.cpu()
 
     def textbook(self, batch: int, steps: int, forward: Callable | None = None) -> tuple[Tensor, Tensor]:
@@ -124,13 +118,13 @@ class Problem:
 
 def oti_problem(model: DualEncoder, n_tokens: int) -> Problem:
     """OTI as ``oti`` runs it, and the textbook: prompts tokenised in each step, the whole context encoded."""
-    tower = TextTower(model.net)
+    tower = TextTower(model.net, model.dtype)
     before, after = _template(model, tower)
     slots = list(range(len(before), len(before) + n_tokens))
     ids = torch.cat([before, torch.ones(n_tokens, dtype=torch.long), after])[: tower.context_length].to(model.device)
 
     def forward(tokens: Tensor) -> Tensor:
-        prompts = [f"{inversion.TEMPLATE} {' '.join(['x'] * n_tokens)}"] * len(tokens)
+        prompts = [f"{TEMPLATE} {' '.join(['x'] * n_tokens)}"] * len(tokens)
         again = model.tokenize(prompts).to(model.device) if _has_tokenizer(model) else ids[None]
         return textbook.text_features(model.net, again, slots, tokens)
 
@@ -140,7 +134,7 @@ def oti_problem(model: DualEncoder, n_tokens: int) -> Problem:
 
 def ovi_problem(model: DualEncoder, n_patches: int) -> Problem:
     """OVI as ``ovi`` runs it, and the textbook."""
-    tower = ImageTower(model.net)
+    tower = ImageTower(model.net, model.dtype)
     forward = lambda patches: textbook.image_features(model.net, patches)  # noqa: E731
     return Problem(model, tower.encoder(n_patches), forward, (n_patches, tower.width), tower.n_slots + 1)
 
@@ -154,7 +148,7 @@ def _has_tokenizer(model: DualEncoder) -> bool:
 
 def _template(model: DualEncoder, tower: TextTower) -> tuple[Tensor, Tensor]:
     if _has_tokenizer(model):
-        return inversion.template_ids(model, inversion.TEMPLATE)
+        return template_ids(model, TEMPLATE)
     before, length = torch.tensor([2, 3, 4]), tower.context_length
     return before, torch.ones(length - len(before), dtype=torch.long)
 
@@ -211,13 +205,10 @@ def _both(problem: Problem, batch: int, at_least: float, dtype: torch.dtype) -> 
 
 
 def _flops(problem: Problem, run: Callable, inner: Callable) -> float:
-    """FLOPs of a sample-step as torch counts them: of a one-step run, less the forward pass that closes both loops.
-
-    Counted with torch's kernels in place of the engine's own, which the counter does not know.
-    """
-    with general_kernels(), FlopCounterMode(display=False) as whole:
+    """FLOPs of a sample-step as torch counts them: of a one-step run, less the forward pass that closes both loops."""
+    with FlopCounterMode(display=False) as whole:
         run(_SMALL, 1, inner)
-    with general_kernels(), torch.no_grad(), FlopCounterMode(display=False) as closing:
+    with torch.no_grad(), FlopCounterMode(display=False) as closing:
         inner(problem.noise(_SMALL))
     return (whole.get_total_flops() - closing.get_total_flops()) / _SMALL
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.inversion.loop import Inversion
+from crossgap_lib.inversion.result import Inversion
 from crossgap_lib.metrics.streamed.retrieval import exact_retrieval
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from crossgap_lib import metrics
 from crossgap_lib.embeddings.embeddings import Embeddings
-from crossgap_lib.inversion.loop import Inversion
+from crossgap_lib.inversion.result import Inversion
 from crossgap_lib.projection.linear import Projection
 from crossgap_lib.tasks.comparison import paired_gain
 from crossgap_lib.tasks.pairs import all_similarities

@@ -15,7 +15,7 @@ import pandas as pd
 from crossgap_lib import metrics
 from crossgap_lib.embeddings.embeddings import Embeddings, drawn_rows
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.inversion.loop import oti, ovi
+from crossgap_lib.inversion.oti_ovi import oti, ovi
 from crossgap_lib.tasks.along_steps import snapshot_steps
 from crossgap_lib.tasks.comparison import gain_table
 from crossgap_lib.tasks.dogs_vs_cats import correctly_classified

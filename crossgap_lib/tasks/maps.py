@@ -16,7 +16,7 @@ from torch import Tensor
 
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.inversion.loop import Inversion
+from crossgap_lib.inversion.result import Inversion
 
 METHODS = ("UMAP", "PCA", "t-SNE")  # the rows of Fig. 7
 _WORKING_MEMORY = 64  # MiB of distances at a time

@@ -8,7 +8,7 @@ import pandas as pd
 
 from crossgap_lib import metrics
 from crossgap_lib.embeddings.embeddings import Embeddings
-from crossgap_lib.inversion.loop import oti
+from crossgap_lib.inversion.oti_ovi import oti
 from crossgap_lib.metrics.streamed.retrieval import exact_retrieval
 from crossgap_lib.projection.linear import pca_of_prompts
 from crossgap_lib.tasks.along_steps import along_steps, snapshot_steps
