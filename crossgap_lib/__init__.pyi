@@ -17,8 +17,8 @@ from .inversion.oti_ovi import oti as oti
 from .inversion.oti_ovi import ovi as ovi
 from .inversion.result import Inversion as Inversion
 from .jobs.shard_files import load_shards as load_shards
-from .metrics.streamed.gallery import StoredGallery as StoredGallery
-from .metrics.streamed.retrieval import streamed_retrieval as streamed_retrieval
+from .metrics.large import StoredGallery as StoredGallery
+from .metrics.large import streamed_retrieval as streamed_retrieval
 from .models.encoder import DualEncoder as DualEncoder
 from .models.load import load_model as load_model
 from .pretrain.cards import zoo as zoo

@@ -18,9 +18,8 @@ from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion import oti_ovi as inversion
 from crossgap_lib.models import load as models
-from crossgap_lib.runner import doctor
+from crossgap_lib.runner import doctor, site
 from crossgap_lib.runner import notebooks as runner
-from crossgap_lib.runner import site as gallery
 from crossgap_lib.runner.notebooks import Run
 
 
@@ -96,7 +95,7 @@ def figures(monkeypatch, tmp_path):
         return seen.runs
 
     monkeypatch.setattr(runner, "run_notebooks", run_notebooks)
-    monkeypatch.setattr(gallery, "write_index", lambda out, _: out / "index.html")
+    monkeypatch.setattr(site, "write_index", lambda out, _: out / "index.html")
     monkeypatch.chdir(tmp_path)
     return seen
 

@@ -19,6 +19,7 @@ from crossgap_lib.projection.linear import pca_of_prompts
 from crossgap_lib.tasks import classifiers, few_shot_tables
 from crossgap_lib.tasks.classifiers import ape, ape_channels, coder, lda, linear_probe, prototype, tip_adapter, tip_x
 from crossgap_lib.tasks.classifiers import zero_shot as zero_shot_scores
+from crossgap_lib.tasks.shots import draw_support
 
 CLASSES, WIDTH = 4, 10
 
@@ -241,7 +242,7 @@ def test_classifiers_refuse_what_does_not_fit(name):
         scores(name, support, np.where(labels == 2, 7, labels), queries, prompts)
     with pytest.raises(CrossgapError, match="two or more classes"):
         scores(name, support, np.zeros_like(labels), queries, prompts[:1])
-    with pytest.raises(CrossgapError, match="queries must be features"):
+    with pytest.raises(CrossgapError, match="queries must be a matrix"):
         scores(name, support, labels, queries[:0], prompts)
 
 
@@ -280,14 +281,14 @@ def split(**parts):
 
 def test_support_is_drawn_from_each_class_and_repeats_with_the_seed():
     labels = np.array([5, 2, 2, 5, 9, 9, 2, 5, 9, 9])
-    rows = tasks.draw_support(labels, 3, seed=4)
+    rows = draw_support(labels, 3, seed=4)
     assert labels[rows].tolist() == [[2] * 3, [5] * 3, [9] * 3]
     assert all(len(set(row)) == 3 for row in rows.tolist())
-    assert np.array_equal(rows, tasks.draw_support(labels, 3, seed=4))
-    assert {tuple(sorted(tasks.draw_support(labels, 3, s)[2])) for s in range(30)} == set(combinations((4, 5, 8, 9), 3))
+    assert np.array_equal(rows, draw_support(labels, 3, seed=4))
+    assert {tuple(sorted(draw_support(labels, 3, s)[2])) for s in range(30)} == set(combinations((4, 5, 8, 9), 3))
     for shots in (4, 0):
         with pytest.raises(CrossgapError, match=f"{shots} shots can't be drawn: class 2 has 3"):
-            tasks.draw_support(labels, shots, seed=0)
+            draw_support(labels, shots, seed=0)
 
 
 def test_what_is_held_back_is_not_drawn_from():
@@ -362,7 +363,7 @@ def test_pictures_can_be_asked_about_another_factor():
 def by_hand(parts, k, seed, beta, alpha):
     """Which test pictures Tip-Adapter classifies rightly, every step spelt out."""
     train = parts.train[np.argsort(parts.train.ids)]
-    rows = tasks.draw_support(train.labels, k, seed).ravel()
+    rows = draw_support(train.labels, k, seed).ravel()
     x, y = train.features.double().numpy(), train.labels
     right = []
     for q, label in zip(parts.test.features.double().numpy(), parts.test.labels, strict=True):
@@ -423,8 +424,8 @@ def test_the_prototype_run_agrees_with_few_shot_prototypes():
     train = split().train
     train = train[np.argsort(train.ids)]
     for seed in range(3):
-        rest = np.setdiff1d(np.arange(len(train)), tasks.draw_support(train.labels, 2, seed))
-        rows = tasks.draw_support(train.labels, 2, seed).ravel()
+        rest = np.setdiff1d(np.arange(len(train)), draw_support(train.labels, 2, seed))
+        rows = draw_support(train.labels, 2, seed).ravel()
         support, labels = train.features[rows].double().numpy(), train.labels[rows]
         answers = prototype(support, labels, train.features[rest].double().numpy()).argmax(axis=1)
         accuracy = (answers == train.labels[rest]).mean()
@@ -498,7 +499,7 @@ def test_the_table_counts_draws_and_pictures():
     assert row["PCA gain low"] <= row["PCA gain"] <= row["PCA gain high"]
     assert row["gain"] == pytest.approx(100 * (right.mean() - base.mean()))
     assert row["method"] == "LDA + PCA"
-    compared = tasks.compare_shots(run, tasks.IMAGE_ONLY, ("LDA", True), ("LDA", False)).set_index("shots")
+    compared = few_shot_tables.compare_shots(run, tasks.IMAGE_ONLY, ("LDA", True), ("LDA", False)).set_index("shots")
     assert compared.loc[4].tolist() == pytest.approx(row[["PCA gain", "PCA gain low", "PCA gain high"]].tolist())
 
 

@@ -3,6 +3,7 @@
 import open_clip
 import pytest
 import torch
+from torch.nn import functional as F
 
 from crossgap_lib.pretrain import files, forward
 
@@ -17,16 +18,16 @@ def net(tmp_path_factory):
 
 
 def shaken(net):
-    """Biases begin at 0 and layer norms at 1: moved, a forgotten one shows. In float64, for tight bounds."""
+    """Biases begin at 0 and layer norms at 1: moved, a forgotten one shows."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return net.double()
+    return net
 
 
 def images(n, side=48):
-    return torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
 def ids_of(folder, texts):
@@ -34,17 +35,22 @@ def ids_of(folder, texts):
 
 
 def assert_same(module, ours, theirs):
-    """Equal outputs, and equal gradients of everything that either of them reaches."""
+    """Equal outputs, and equal gradients of everything that either of them reaches, up to float32's rounding."""
     outputs, gradients = [], []
     for run in (ours, theirs):
         module.zero_grad(set_to_none=True)
         outputs.append(run())
         outputs[-1].square().mean().backward()
         gradients.append({name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None})
-    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-9, atol=1e-10)
+    assert_near(outputs[0], outputs[1], "outputs")
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-8, atol=1e-11, msg=name)
+        assert_near(gradient, gradients[1][name], name)
+
+
+def assert_near(ours, theirs, name):
+    """A hundred-thousandth of the largest value is allowed everywhere: small entries are sums of large ones."""
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * theirs.abs().max().item(), msg=name)
 
 
 def test_image_features_are_open_clips(net):
@@ -74,13 +80,10 @@ def test_timm_pooled_is_timms(side):
 
 
 def test_smaller_pictures_get_interpolated_positions(net):
-    visual = net[0].visual
-    assert forward.pooled(visual, images(2, 24)).shape == (2, 128)
-    embedding = torch.cat([torch.full((1, 2), 9.0), torch.arange(36.0)[:, None].expand(36, 2)])
-    smaller = forward._positions(embedding, (3, 3))
-    assert smaller.shape == (10, 2)
-    assert torch.equal(smaller[0], torch.full((2,), 9.0))
-    grid = smaller[1:, 0].reshape(3, 3)
-    assert (grid.diff(dim=0) > 0).all()
-    assert (grid.diff(dim=1) > 0).all()
-    assert forward._positions(embedding, (6, 6)) is embedding
+    """As in an image tower that was built for the smaller size, and that has the interpolated positions for its own."""
+    visual, x = net[0].visual, images(2, 24)
+    square = visual.positional_embedding[1:].T.reshape(1, 128, 6, 6)
+    smaller = F.interpolate(square, size=(3, 3), mode="bicubic", antialias=True, align_corners=False)
+    positions = torch.cat([visual.positional_embedding[:1], smaller.reshape(128, 9).T])
+    weights = {"positional_embedding": positions, "proj": torch.eye(128)}
+    assert_same(visual, lambda: forward.pooled(visual, x), lambda: torch.func.functional_call(visual, weights, x))

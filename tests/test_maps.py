@@ -29,6 +29,7 @@ from crossgap_lib.paths import ROOT
 from crossgap_lib.plots import atlas, widgets
 from crossgap_lib.projection.linear import pca_of_prompts
 from crossgap_lib.runner.notebooks import run_notebooks
+from crossgap_lib.tasks.maps import flat_map
 
 HOW = {"n_neighbors": 5, "perplexity": 8.0}
 
@@ -93,8 +94,8 @@ def test_pca_by_eigendecomposition(maps):
 
 
 def test_plain_vectors_keep_their_norm():
-    short = tasks.flat_map({"image": IMAGES, "projection": 0.5 * IMAGES.features}, "PCA", n_neighbors=5)
-    whole = tasks.flat_map({"image": IMAGES, "projection": IMAGES.features}, "PCA", n_neighbors=5)
+    short = flat_map({"image": IMAGES, "projection": 0.5 * IMAGES.features}, "PCA", n_neighbors=5)
+    whole = flat_map({"image": IMAGES, "projection": IMAGES.features}, "PCA", n_neighbors=5)
     np.testing.assert_allclose(whole.points["image"], whole.points["projection"], atol=1e-6)
     assert np.abs(short.points["image"] - short.points["projection"]).max() > 0.1
 
@@ -119,7 +120,7 @@ def test_trustworthiness_in_loops(maps, method):
 
 
 def test_trustworthiness_is_scikit_learns_however_few_rows_are_held(monkeypatch):
-    whole = tasks.flat_map(SETS, "PCA", seed=3, **HOW)
+    whole = flat_map(SETS, "PCA", seed=3, **HOW)
     xy = np.concatenate(list(whole.points.values()))
     expected = trustworthiness(everything(SETS), xy, n_neighbors=5, metric="cosine")
     assert whole.trustworthiness == pytest.approx(expected, abs=1e-3)
@@ -131,21 +132,21 @@ def test_trustworthiness_is_scikit_learns_however_few_rows_are_held(monkeypatch)
 
     monkeypatch.setattr("crossgap_lib.tasks.maps.pairwise_distances_chunked", noted)
     monkeypatch.setattr("crossgap_lib.tasks.maps._WORKING_MEMORY", 1e-3)  # MiB: two of 62 rows at a time
-    assert tasks.flat_map(SETS, "PCA", seed=3, **HOW).trustworthiness == pytest.approx(expected, abs=1e-3)
+    assert flat_map(SETS, "PCA", seed=3, **HOW).trustworthiness == pytest.approx(expected, abs=1e-3)
     assert max(held) <= 2 * 62
 
 
 @pytest.mark.parametrize("method", tasks.maps.METHODS)
 def test_the_same_seed_gives_the_same_map(maps, method):
     with threadpool_limits(2):
-        again = tasks.flat_map(SETS, method, seed=3, **HOW)
+        again = flat_map(SETS, method, seed=3, **HOW)
     for name, xy in maps[method].points.items():
         np.testing.assert_array_equal(again.points[name], xy)
     assert again.trustworthiness == maps[method].trustworthiness
 
 
 def test_the_seed_counts(maps):
-    other = tasks.flat_map(SETS, "UMAP", seed=4, **HOW)
+    other = flat_map(SETS, "UMAP", seed=4, **HOW)
     assert np.abs(other.points["image"] - maps["UMAP"].points["image"]).max() > 0.1
 
 
@@ -153,7 +154,7 @@ def test_the_cosine_decides_and_not_the_norm(maps):
     sizes = torch.linspace(0.3, 3, 30)[:, None]
     longer = SETS | {"image": IMAGES.features * sizes}
     for method in ("UMAP", "t-SNE"):
-        flat = tasks.flat_map(longer, method, seed=3, **HOW)
+        flat = flat_map(longer, method, seed=3, **HOW)
         assert flat.trustworthiness == pytest.approx(maps[method].trustworthiness, abs=0.05)
         apart = flat.points["image"].mean(axis=0) - flat.points["text"].mean(axis=0)
         assert np.linalg.norm(apart) > flat.points["image"].std()
@@ -194,7 +195,7 @@ def test_points_of_another_width_are_refused(maps, method):
 )
 def test_what_no_map_can_be_made_of(sets, method, options, message):
     with pytest.raises(CrossgapError, match=message):
-        tasks.flat_map(sets, method, **options)
+        flat_map(sets, method, **options)
 
 
 def test_walks_are_the_snapshots_placed(maps):
@@ -225,7 +226,7 @@ def test_point_table_says_what_each_point_is(table, maps):
 
 def test_point_table_without_labels_has_none():
     plain = {"image": cone(12, 0, 1, "image")}
-    found = tasks.point_table(plain, {"PCA": tasks.flat_map(plain, "PCA", n_neighbors=3)})
+    found = tasks.point_table(plain, {"PCA": flat_map(plain, "PCA", n_neighbors=3)})
     assert found["label"].isna().all()
     assert found["text"].isna().all()
 

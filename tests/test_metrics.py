@@ -16,7 +16,7 @@ from crossgap_lib import metrics
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.metrics.bootstrap import BOOTSTRAP_RESAMPLES
-from crossgap_lib.tasks import correctly_classified
+from crossgap_lib.tasks.dogs_vs_cats import correctly_classified
 
 KS = (1, 3)
 patient = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])

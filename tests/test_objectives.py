@@ -187,6 +187,15 @@ def test_teacher_follows_the_student(tmp_path):
 # ---------------------------------------------------------------- views
 
 
+def test_shifts_are_slices_of_the_padded_picture():
+    pixels = batch(60).pixels
+    down_right = np.random.default_rng(3).integers(0, 5, (60, 2))
+    assert len(np.unique(down_right, axis=0)) > 20, "of the 25 shifts"
+    padded = F.pad(pixels, (2, 2, 2, 2), mode="replicate")
+    expected = [picture[:, y : y + 48, x : x + 48] for picture, (y, x) in zip(padded, down_right, strict=True)]
+    assert torch.equal(views.shifted(pixels, np.random.default_rng(3)), torch.stack(expected))
+
+
 def test_crops_are_rectangles_of_the_asked_area_half_of_them_mirrored():
     line = (torch.arange(48) + 0.5) / 48
     x, y = line.expand(48, 48), line[:, None].expand(48, 48)

@@ -2,6 +2,9 @@
 
 from dataclasses import replace
 from hashlib import blake2b
+from importlib import import_module
+from itertools import chain
+from pkgutil import iter_modules
 
 import matplotlib as mpl
 import numpy as np
@@ -18,8 +21,11 @@ from crossgap_lib import plots, tasks
 from crossgap_lib.embeddings.embeddings import MODALITIES, Embeddings
 from crossgap_lib.inversion.result import Inversion
 from crossgap_lib.metrics import overlap_coefficient
-from crossgap_lib.plots import widgets
+from crossgap_lib.plots import style, widgets
+from crossgap_lib.plots.inversion import inversion_state
+from crossgap_lib.plots.maps import walk_state
 from crossgap_lib.tasks.degrees_of_freedom import Anchors
+from crossgap_lib.tasks.maps import flat_map
 
 RNG = np.random.default_rng(0)
 SAMPLES = {"image-image": RNG.normal(0.7, 0.1, 300), "text-image": RNG.normal(0.2, 0.1, 200)}
@@ -75,7 +81,7 @@ def curves(**options):
 def state():
     curve, same = tasks.along_steps(fake_runs(), gallery()), SAMPLES["image-image"]
     samples = (same - 0.2, same, SAMPLES["text-image"])
-    return plots.inversion_state(curve, 2, 5, *samples, native=60.0, unit="pseudo-token", modality="oti")
+    return inversion_state(curve, 2, 5, *samples, native=60.0, unit="pseudo-token", modality="oti")
 
 
 def compute():
@@ -94,7 +100,7 @@ def bench(lengths=True):
 def flat(n=40):
     """Images, texts and prompts on two maps, the second one a copy of the first under another name."""
     sets = {"image": gallery(n), "text": texts(n), "prompt": texts(3)}
-    pca = tasks.flat_map(sets, "PCA", n_neighbors=5)
+    pca = flat_map(sets, "PCA", n_neighbors=5)
     return {"PCA": pca, "UMAP": replace(pca, method="UMAP", axes=("UMAP 1", "UMAP 2"))}
 
 
@@ -110,7 +116,7 @@ def counts():
     images, captions = gallery(), texts()
     by_class, by_modality = tasks.count_by_class(images), tasks.count_by_modality(images, captions)
     rows = {"mini-clip": (by_class, by_modality), "timm:vit": (by_class, {})}
-    return rows, dict(zip([*by_class, *by_modality], plots.SERIES, strict=True))
+    return rows, dict(zip([*by_class, *by_modality], style.SERIES, strict=True))
 
 
 OVERLAPS = pd.DataFrame(
@@ -206,7 +212,7 @@ FIGURES = {
     "map_grid": lambda: plots.map_grid({"left": flat(), "right": flat()}, "N = 40, seed 0"),
     "map_grid, one column": lambda: plots.map_grid({"": flat()}, "N = 40, seed 0"),
     "walk_panels": lambda: plots.walk_panels(flat(), cones()[2][1], [0, 2, 5], "N = 6, seed 0"),
-    "walk_state": lambda: plots.walk_state(flat(), cones()[2][2], *cones()[:2], 2, 5),
+    "walk_state": lambda: walk_state(flat(), cones()[2][2], *cones()[:2], 2, 5),
     "cone_curves": lambda: plots.cone_curves(*cones()[:2], "N = 6, seed 0"),
     "projected_histograms": lambda: plots.projected_histograms(
         {"one": SAMPLES, "two": SAMPLES}, COLOURS, ["mAP 1", "mAP 2"], "N = 300, seed 0"
@@ -255,8 +261,17 @@ def test_labels_are_short_and_say_what_is_missing():
     assert "timm:" not in said
     assert "no text encoder" in said
     assert "no text encoder" in words_in(FIGURES["overlap_bars"]())
-    assert plots.short_name("local-dir:some/where/mini-x") == "mini-x"
-    assert plots.short_name("ViT-B-32,openai") == "ViT-B-32,openai"
+    assert style.short_name("local-dir:some/where/mini-x") == "mini-x"
+    assert style.short_name("ViT-B-32,openai") == "ViT-B-32,openai"
+
+
+def test_whiskers_reach_from_the_mean_to_both_ends_of_its_own_interval():
+    table = pd.DataFrame({"value": [5.0, 1.0], "low": [3.0, np.nan], "high": [9.0, np.nan]})
+    table[["gain", "gain low", "gain high"]] = [[1.0, 0.5, 3.0], [-2.0, -2.0, -1.0]]
+    assert np.array_equal(style.whiskers(table), [[2, np.nan], [4, np.nan]], equal_nan=True)
+    assert style.whiskers(table, "gain").tolist() == [[0.5, 0], [2, 1]]
+    outside = table.assign(low=5.0 + 1e-15)  # matplotlib refuses error bars below 0
+    assert (style.whiskers(outside[:1]) >= 0).all()
 
 
 def test_counted_densities_have_an_area_of_one():
@@ -270,7 +285,7 @@ def test_counted_densities_have_an_area_of_one():
 
 def test_pictures_of_a_slider_have_the_same_axes():
     near, far = ((tasks.count_by_class(gallery(n)),) for n in (40, 8))
-    colours = dict(zip(near[0], plots.SERIES, strict=False))
+    colours = dict(zip(near[0], style.SERIES, strict=False))
     drawn = [plots.count_histograms({"m": row}, ("by class",), colours, [near, far]).axes[0] for row in (near, far)]
     assert drawn[0].get_xlim() == drawn[1].get_xlim()
     assert drawn[0].get_ylim() == drawn[1].get_ylim()
@@ -279,9 +294,10 @@ def test_pictures_of_a_slider_have_the_same_axes():
 
 
 def test_every_plot_is_tested_here():
+    modules = [import_module(f"crossgap_lib.plots.{found.name}") for found in iter_modules(plots.__path__)]
     drawing = {
         name
-        for name, function in vars(plots).items()
+        for name, function in chain.from_iterable(vars(module).items() for module in modules)
         if not name.startswith("_") and getattr(function, "__annotations__", {}).get("return") is Figure
     }
     assert drawing - {"save_figure"} == {name.partition(",")[0] for name in FIGURES}
@@ -425,7 +441,7 @@ def luminance(colour) -> float:
 
 
 def test_every_modality_has_a_look_of_its_own():
-    for looks in (plots.COLOURS, plots.MARKERS):
+    for looks in (plots.COLOURS, style.MARKERS):
         assert set(looks) == set(MODALITIES)
         assert len(set(looks.values())) == len(MODALITIES)
 
@@ -435,7 +451,7 @@ def test_every_modality_has_a_look_of_its_own():
     [
         (plots.COLOURS["image"], plots.COLOURS["text"]),
         (plots.SAME, plots.DIFFERENT),
-        (plots.DIFFERENT, plots.PUBLISHED),
+        (plots.DIFFERENT, style.PUBLISHED),
     ],
 )
 def test_colours_used_together_differ_in_greyscale(pair):
@@ -444,8 +460,8 @@ def test_colours_used_together_differ_in_greyscale(pair):
 
 
 def test_series_differ_in_dash_as_well_as_in_colour():
-    assert len(set(plots.SERIES)) == len(plots.SERIES)
-    assert len(set(plots.DASHES)) == len(plots.DASHES) >= len(plots.SERIES)
+    assert len(set(style.SERIES)) == len(style.SERIES)
+    assert len(set(style.DASHES)) == len(style.DASHES) >= len(style.SERIES)
 
 
 # ---------------------------------------------------------------- sliders

@@ -1,5 +1,6 @@
 """Streamed retrieval against the sorting of whole rows, torchmetrics and scikit-learn; ties; blocks; memory."""
 
+import math
 import subprocess
 import sys
 
@@ -17,12 +18,8 @@ from crossgap_lib import metrics
 from crossgap_lib.cli import cli
 from crossgap_lib.embeddings.embeddings import Embeddings, normalised
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.metrics.streamed import cells
-from crossgap_lib.metrics.streamed import retrieval as streaming
-from crossgap_lib.metrics.streamed.cells import ScoreCells
-from crossgap_lib.metrics.streamed.gallery import StoredGallery
-from crossgap_lib.metrics.streamed.pairs import RelevantPairs
-from crossgap_lib.metrics.streamed.retrieval import streamed_retrieval
+from crossgap_lib.metrics import large
+from crossgap_lib.metrics.large import StoredGallery, streamed_retrieval
 from crossgap_lib.runner import bench, bench_retrieval
 
 KS = (1, 3)
@@ -47,10 +44,9 @@ def clusters(n, d=32, classes=5, seed=0, ids="item"):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Many blocks, tiles and chunks of marks from few rows."""
-    monkeypatch.setattr(streaming, "_MOST_ROWS", 7)
-    monkeypatch.setattr(streaming, "_RECOMPUTED", {"cpu": 3, "cuda": 3})
-    monkeypatch.setattr(cells, "_CHUNK", 700)
+    """Many blocks of the gallery and of queries from few rows."""
+    monkeypatch.setattr(large, "_MOST_ROWS", 7)
+    monkeypatch.setattr(large, "_MOST_QUERIES", {"cpu": 3, "cuda": 3})
 
 
 # ---------------------------------------------------------------- the same numbers
@@ -81,8 +77,8 @@ def searches(draw):
 def test_agrees_with_sorting(both, self_match, cut):
     with pytest.MonkeyPatch.context() as patch:
         if cut:
-            patch.setattr(streaming, "_MOST_ROWS", 3)
-            patch.setattr(cells, "_CHUNK", 700)
+            patch.setattr(large, "_MOST_ROWS", 3)
+            patch.setattr(large, "_MOST_QUERIES", {"cpu": 2, "cuda": 2})
         expected, found = (
             outcome(function, *both, self_match=self_match, ks=KS)
             for function in (metrics.retrieval, streamed_retrieval)
@@ -125,7 +121,7 @@ def test_agrees_with_torchmetrics_and_scikit_learn():
 def test_blocks_and_memory_change_nothing(small_blocks, monkeypatch):
     queries, gallery = clusters(60, ids="query"), clusters(300, seed=1)
     one = streamed_retrieval(queries, gallery, memory=MIB)  # groups of a few queries, blocks of 7
-    monkeypatch.setattr(streaming, "_MOST_ROWS", 8192)
+    monkeypatch.setattr(large, "_MOST_ROWS", 8192)
     assert_same(streamed_retrieval(queries, gallery), one, atol=0)
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -162,7 +158,7 @@ def test_equal_halves_tie_wherever_they_stand(rows, monkeypatch):
 
     The rank of a relevant item is counted by hand from whole numbers: the twins' places can play no part.
     """
-    monkeypatch.setattr(streaming, "_MOST_ROWS", rows)
+    monkeypatch.setattr(large, "_MOST_ROWS", rows)
     rng = np.random.default_rng(0)
     originals = normalised(rng.normal(size=(60, 96))).numpy().astype(np.float16)
     which = rng.permutation(np.repeat(np.arange(60), 16))  # (960,) sixteen twins of each, anywhere
@@ -177,20 +173,21 @@ def test_equal_halves_tie_wherever_they_stand(rows, monkeypatch):
         assert found.ap[k] == pytest.approx(np.mean([(i + 1) / rank for i, rank in enumerate(ranks)]), abs=1e-12)
 
 
-def test_without_second_looks_twins_would_not_tie(monkeypatch):
-    """Scores off by rounding decide nothing: the products are disturbed within the tolerance, and nothing changes."""
+def test_in_float32_twins_would_not_tie(monkeypatch):
+    """Twins that stand in different blocks tie because products are made in float64; noise of float32 splits them."""
     queries, gallery = clusters(30, ids="query"), clusters(200, seed=1)
     twins = Embeddings(gallery.features.repeat(2, 1), labels=np.concatenate([gallery.labels, gallery.labels + 1]))
     expected = metrics.retrieval(queries, twins, self_match="keep")
-    honest, generator = torch.mm, torch.Generator().manual_seed(0)
+    monkeypatch.setattr(large, "_MOST_ROWS", 64)
+    honest, generator = large._similarity, torch.Generator().manual_seed(0)
 
-    def disturbed(x, y, out):
-        honest(x, y, out=out)
-        return out.add_(2e-7 * (torch.rand(out.shape, generator=generator) - 0.5))
+    def disturbed(x, y, size):
+        noise = size * (torch.rand(len(x), len(y), generator=generator, dtype=torch.float64) - 0.5)
+        return (honest(x, y).double() + noise).float()
 
-    monkeypatch.setattr(torch, "mm", disturbed)
+    monkeypatch.setattr(large, "_similarity", lambda x, y: disturbed(x, y, 1e-15))
     assert_same(streamed_retrieval(queries, twins, self_match="keep"), expected)
-    monkeypatch.setattr(streaming, "_tolerance", lambda *_: 0.0)
+    monkeypatch.setattr(large, "_similarity", lambda x, y: disturbed(x, y, 2e-7))
     off = streamed_retrieval(queries, twins, self_match="keep")
     assert np.abs(off.ap - expected.ap).max() > 1e-4
 
@@ -203,14 +200,19 @@ def test_rows_are_normalised_alike_in_any_block(n):
         assert torch.equal(normalised(halves[start : start + n]), whole[start : start + n])
 
 
-def test_the_tolerance_covers_the_errors_of_float32_products():
-    """All pairs' errors, measured, against what relevant pairs promise and against the worst case."""
-    x, y = clusters(300, d=512).features, clusters(3000, d=512, seed=1).features
-    exact = x.double() @ y.double().T
-    errors = (x @ y.T - exact.float()).abs()
-    assert errors.max() < streaming._tolerance(0.0, 1, 512)
-    seen = float((x[:, :500] @ y[:500, :500].T - x[:, :500].double() @ y[:500, :500].double().T).abs().max())
-    assert errors.max() < streaming._tolerance(seen, 2**17, 512) < 1e-6
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_scores_are_float64_products_rounded(precision):
+    """Against exact sums of Python's ``math.fsum``, in whatever precision torch is told to multiply float32."""
+    x, y = clusters(6, d=512).features, clusters(40, d=512, seed=1).features
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        found = large._similarity(x, y.double())
+    finally:
+        torch.set_float32_matmul_precision(before)
+    products = (x.double()[:, None] * y.double()).numpy()  # (6, 40, 512) exact: 48 bits of 53
+    exact = [[np.float32(math.fsum(row)) for row in rows] for rows in products]
+    assert np.array_equal(found.numpy(), exact)
 
 
 # ---------------------------------------------------------------- the parts
@@ -218,49 +220,32 @@ def test_the_tolerance_covers_the_errors_of_float32_products():
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_cells_count_what_a_loop_counts(data):
-    """Marks and scores on a coarse grid, equal ones included; scores are disturbed within the tolerance."""
-    q, r = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 6))
+def test_counts_are_those_of_a_loop(data):
+    """Marks and scores on a coarse grid, equal ones included, and zeros of both signs."""
+    t, r, b = (data.draw(st.integers(1, most)) for most in (4, 6, 30))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**16)))
-    step = data.draw(st.sampled_from([1.0, 1e-3, 1e-5]))
-    n = rng.integers(1, r + 1, q)
-    marks = (rng.integers(-4, 5, (q, r)) * step).astype(np.float32)
-    marks[np.arange(r) >= n[:, None]] = np.inf
-    scores = (rng.integers(-5, 6, (q, 30)) * step).astype(np.float32)
+    signs = rng.choice([-1.0, 1.0], (t, b))
+    marks = (rng.integers(-4, 5, (t, r)) * 1e-3).astype(np.float32)
+    scores = (rng.integers(0, 6, (t, b)) * signs * 1e-3).astype(np.float32)
     scores[rng.random(scores.shape) < 0.1] = -np.inf
-    cells = ScoreCells(torch.from_numpy(marks.copy()), torch.from_numpy(n), 2e-6)
-    noisy = torch.from_numpy(scores + rng.uniform(-1e-6, 1e-6, scores.shape).astype(np.float32))
-    for part in (slice(0, 11), slice(11, 30)):
-        cells.add(
-            slice(0, q), noisy[:, part].contiguous(), lambda i, j, part=part: torch.from_numpy(scores[:, part])[i, j]
-        )
-    for row in range(q):
-        best_first = np.sort(marks[row, : n[row]])[::-1]
-        ranks = [i + 1 + int((scores[row] >= mark).sum()) for i, mark in enumerate(best_first)]
-        assert cells.ranks()[row].tolist() == ranks + [0] * (r - n[row])
+    expected = [[sum(score >= mark for score in scores[i]) for mark in marks[i]] for i in range(t)]
+    assert large._at_least(torch.from_numpy(scores.copy()), torch.from_numpy(marks)).tolist() == expected
 
 
-def test_keys_order_as_floats_do():
-    values = torch.tensor([-torch.inf, -1.0, -1e-40, -0.0, 0.0, 1e-40, 0.5, 0.50000006, torch.inf])
-    keys = cells._keys(torch.zeros(len(values), dtype=torch.int64), values)
-    assert keys.diff().sign().tolist() == [1, 1, 1, 0, 1, 1, 1, 1]
-    assert torch.equal(cells._scores(keys), values)
-    assert cells._keys(torch.tensor([1]), values[:1]) > keys.max()
-
-
-def test_pairs_are_those_of_the_matrix():
+def test_relevant_items_are_those_of_the_matrix():
     rng = np.random.default_rng(0)
     query_labels, gallery_labels = rng.integers(0, 9, 40), rng.integers(2, 12, 100)
     own = np.where(rng.random(40) < 0.5, rng.permutation(100)[:40], -1)
-    pairs = RelevantPairs(query_labels, gallery_labels, own)
-    itself = own[:, None] == np.arange(100)
-    relevant = query_labels[:, None] == gallery_labels
-    assert pairs.n_relevant.tolist() == (relevant & ~itself).sum(axis=1).tolist()
-    assert sorted(pairs.order) == np.flatnonzero((relevant & ~itself).any(axis=1)).tolist()
-    for group, block in ((pairs.order, slice(0, 100)), (pairs.order[5:17], slice(30, 61))):
-        made = np.zeros((len(group), block.stop - block.start), bool)
-        made[pairs.within(group, block)] = True
-        assert np.array_equal(made, (relevant | itself)[group][:, block])
+    found = large._Relevant(query_labels, gallery_labels, own)
+    same = query_labels[:, None] == gallery_labels
+    expected = same & (own[:, None] != np.arange(100))
+    assert found.n.tolist() == expected.sum(axis=1).tolist()
+    assert [found.class_rows(k).tolist() for k in range(40)] == [np.flatnonzero(row).tolist() for row in same]
+    groups = large._groups(found, d=8, memory=4096)
+    assert len(groups) > 3
+    assert sorted(np.concatenate(groups)) == np.flatnonzero(expected.any(axis=1)).tolist()
+    for group in groups:
+        assert (np.diff(query_labels[group]) != 0).sum() == len(set(query_labels[group])) - 1, "classes side by side"
 
 
 # ---------------------------------------------------------------- refusals
@@ -300,16 +285,6 @@ def test_pickles_are_refused(tmp_path):
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(CrossgapError, match="can't be read"):
         StoredGallery.open(tmp_path / "objects.npy", np.zeros(1, int))
-
-
-def test_products_of_lower_precision_are_refused():
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        with pytest.raises(CrossgapError, match="'highest'"):
-            streamed_retrieval(clusters(3), clusters(9))
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def test_the_package_offers_it():
@@ -353,7 +328,7 @@ LARGE = """
 import sys, numpy as np, torch
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.runner.bench_retrieval import clusters, stored
-from crossgap_lib.metrics.streamed.retrieval import streamed_retrieval
+from crossgap_lib.metrics.large import streamed_retrieval
 from crossgap_lib.memory import PeakMemory
 from pathlib import Path
 gallery = stored(Path(sys.argv[1]), 200_000, 200, 64)
@@ -371,15 +346,15 @@ def test_long_rows_are_counted_and_others_sorted(monkeypatch):
     x = Embeddings(rng.normal(size=(60, 8)), labels=rng.integers(0, 4, 60))
     calls = []
     counted = lambda *sides, **options: calls.append(options) or streamed_retrieval(*sides, **options)  # noqa: E731
-    monkeypatch.setattr(streaming, "streamed_retrieval", counted)
-    expected = streaming.exact_retrieval(x[:9], x, self_match="count")
+    monkeypatch.setattr(large, "streamed_retrieval", counted)
+    expected = large.exact_retrieval(x[:9], x, self_match="count")
     assert calls == []
-    monkeypatch.setattr(streaming, "_LONG_ROW", 50)
-    monkeypatch.setattr(streaming, "_MANY_ENTRIES", 500)
-    assert_same(streaming.exact_retrieval(x[:9], x, self_match="count", ap="mean"), expected)
+    monkeypatch.setattr(large, "_LONG_ROW", 50)
+    monkeypatch.setattr(large, "_MANY_ENTRIES", 500)
+    assert_same(large.exact_retrieval(x[:9], x, self_match="count", ap="mean"), expected)
     assert calls == [{"self_match": "count"}]
-    streaming.exact_retrieval(x[:9], x, ap="trapezoid")
-    streaming.exact_retrieval(x[:9], x, exclude=np.zeros((9, 60), bool))
+    large.exact_retrieval(x[:9], x, ap="trapezoid")
+    large.exact_retrieval(x[:9], x, exclude=np.zeros((9, 60), bool))
     assert len(calls) == 1, "what only sorting can do is sorted"
 
 

@@ -21,7 +21,9 @@ from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion.result import Inversion
 from crossgap_lib.memory import PeakMemory
 from crossgap_lib.paths import MINIS
+from crossgap_lib.tasks.dogs_vs_cats import Stage, correctly_classified, minimal_removal, perfectly_ranked
 from crossgap_lib.tasks.gap import gap_interval
+from crossgap_lib.tasks.pairs import similarities
 
 CLASSES = ("cat", "dog")
 
@@ -50,8 +52,8 @@ def noisy_classes(n=30, classes=2, d=4, seed=0, spread=1.0):
 def test_similarities_are_cosines_in_blocks_too():
     big, small = noisy_classes(n=1500)[0], noisy_classes()[1]
     exact = big.features.double().numpy() @ small.features.double().numpy().T
-    np.testing.assert_allclose(tasks.similarities(big, small), exact, atol=1e-7)
-    assert tasks.similarities(big, small).dtype == np.float32
+    np.testing.assert_allclose(similarities(big, small), exact, atol=1e-7)
+    assert similarities(big, small).dtype == np.float32
 
 
 def test_all_similarities_leave_out_the_own_row():
@@ -87,7 +89,7 @@ def test_minimal_removal_is_perfect_and_minimal(items):
     positive = np.array([p for _, p in items])
     subsets = (np.array(keep) for keep in product([False, True], repeat=len(items)))
     most = max(keep.sum() for keep in subsets if is_perfect(scores[keep], positive[keep]))
-    stays = tasks.minimal_removal(scores, positive)
+    stays = minimal_removal(scores, positive)
     assert stays.dtype == bool
     assert is_perfect(scores[stays], positive[stays])
     assert stays.sum() == most
@@ -97,7 +99,7 @@ def test_minimal_removal_is_perfect_and_minimal(items):
 @settings(max_examples=30, deadline=None)
 def test_perfectly_ranked_gives_every_prompt_an_ap_of_one(seed, classes):
     images, prompts = noisy_classes(n=40, classes=classes, seed=seed)
-    left = images[tasks.perfectly_ranked(images, prompts)]
+    left = images[perfectly_ranked(images, prompts)]
     for prompt in range(classes):
         if prompt in left.labels:
             assert metrics.retrieval(prompts[[prompt]], left).means["ap"] == 1
@@ -105,12 +107,12 @@ def test_perfectly_ranked_gives_every_prompt_an_ap_of_one(seed, classes):
 
 def test_perfectly_ranked_takes_prompt_after_prompt():
     images, prompts = noisy_classes(n=25, classes=2, seed=3, spread=2.0)
-    first = tasks.minimal_removal(tasks.similarities(prompts, images)[0], images.labels == 0)
+    first = minimal_removal(similarities(prompts, images)[0], images.labels == 0)
     assert 0 < first.sum() < 25
-    assert np.array_equal(tasks.perfectly_ranked(images, prompts[:1]), first)
-    second = tasks.minimal_removal(tasks.similarities(prompts, images[first])[1], images[first].labels == 1)
+    assert np.array_equal(perfectly_ranked(images, prompts[:1]), first)
+    second = minimal_removal(similarities(prompts, images[first])[1], images[first].labels == 1)
     expected = np.flatnonzero(first)[second]
-    assert np.flatnonzero(tasks.perfectly_ranked(images, prompts)).tolist() == expected.tolist()
+    assert np.flatnonzero(perfectly_ranked(images, prompts)).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1], [1, 1, 0, 2]])
@@ -121,13 +123,13 @@ def test_correctly_classified_against_a_loop_in_any_order_of_prompts(order):
     for feature, label in zip(images.features, images.labels, strict=True):
         scores = [float(feature @ prompt) for prompt in prompts.features]
         expected.append(int(np.argmax(scores)) == label)
-    assert tasks.correctly_classified(images, given_prompts).tolist() == expected
+    assert correctly_classified(images, given_prompts).tolist() == expected
     assert 0 < sum(expected) < len(expected)
 
 
 def test_equally_near_prompts_do_not_count_as_correct():
     images, prompts = at_angles(45, 40, labels=[0, 0]), Embeddings(np.eye(2), labels=[0, 1])
-    assert tasks.correctly_classified(images, prompts).tolist() == [False, True]
+    assert correctly_classified(images, prompts).tolist() == [False, True]
 
 
 PROMPTS = at_angles(0, 90, labels=[0, 1], modality="text", ids=["p0", "p1"])
@@ -181,7 +183,7 @@ def test_filter_stages_need_labels_and_names(images, prompts):
 
 def test_stage_measures_are_those_of_metrics():
     images, prompts = noisy_classes(n=60, seed=5)
-    stages = [tasks.Stage("all", images, True, ""), tasks.Stage("few", images[:3], False, "")]
+    stages = [Stage("all", images, True, ""), Stage("few", images[:3], False, "")]
     table = tasks.stage_measures(stages, prompts, seed=7)
     assert set(table["stage"]) == {"all"}
     assert len(table) == 2 * 2 * 2
@@ -202,7 +204,7 @@ def test_stage_measures_are_those_of_metrics():
 def test_image_image_leaves_the_query_out():
     # Two far-apart pairs: with itself in the gallery a query would find one of its class whatever the rest is.
     images = at_angles(0, 90, 1, 91, labels=[0, 0, 1, 1], class_names=CLASSES)
-    table = tasks.stage_measures([tasks.Stage("all", images, True, "")], PROMPTS)
+    table = tasks.stage_measures([Stage("all", images, True, "")], PROMPTS)
     values = table[(table["task"] == "image-image") & (table["metric"] == "R-Precision")]["value"]
     assert values.tolist() == [0, 0]
 

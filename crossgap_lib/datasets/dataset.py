@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from crossgap_lib.datasets.picture_files import digest, stamp
+from crossgap_lib.datasets.picture_files import stamp
 from crossgap_lib.datasets.pictures import open_picture
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.store import digest
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,8 +2,6 @@
 
 import os
 import re
-from collections.abc import Iterable
-from hashlib import blake2b
 from pathlib import Path
 
 from crossgap_lib.datasets.pictures import EXTENSIONS
@@ -56,11 +54,3 @@ def stamp(path: str | os.PathLike) -> tuple[str, str]:
     except OSError:  # a dangling link stays a row, so that decoding reports it
         return "", ""
     return str(stat.st_size), str(stat.st_mtime_ns)
-
-
-def digest(parts: Iterable[bytes]) -> str:
-    """Hex blake2b of a sequence of byte strings; other borders between them give another digest."""
-    made = blake2b(digest_size=16)
-    for part in parts:
-        made.update(len(part).to_bytes(8, "little") + part)
-    return made.hexdigest()

@@ -10,12 +10,13 @@ from PIL import Image
 
 from crossgap_lib.datasets.dataset import Dataset, from_files
 from crossgap_lib.datasets.load import load_dataset
-from crossgap_lib.datasets.named.benchmark import Benchmark
 from crossgap_lib.datasets.named.landmarks import DIFFICULTIES, GroundTruth, read_truth
+from crossgap_lib.datasets.named.named_set import NamedSet
 from crossgap_lib.datasets.named.places import root_of
 from crossgap_lib.datasets.named.table import SETS
-from crossgap_lib.datasets.picture_files import absolute, digest, existing_folder, pictures_in
+from crossgap_lib.datasets.picture_files import absolute, existing_folder, pictures_in
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.store import digest
 
 _TWO_SPLITS = ("coop", "aircraft", "imagenet")  # families whose queries are test and gallery train
 
@@ -103,7 +104,7 @@ def _words(protocol: str, queries: Dataset, gallery: Dataset, relevance: str) ->
 
 
 def _landmarks(
-    row: Benchmark, spec: str, difficulty: str, crop: bool, distractors: str | None, options: dict[str, Any]
+    row: NamedSet, spec: str, difficulty: str, crop: bool, distractors: str | None, options: dict[str, Any]
 ) -> RetrievalSet:
     truth = read_truth(root_of(row, absolute(spec.partition(":")[2])) / row.markers[0])
     relevant, junk = _judged(truth, difficulty)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from crossgap_lib.datasets.named import beir, imdb, newsgroups
-from crossgap_lib.datasets.named.benchmark import Benchmark
 from crossgap_lib.datasets.named.captions import caption_rows
 from crossgap_lib.datasets.named.collection import TextCollection, id_and_text, json_lines
 from crossgap_lib.datasets.named.lookup import unknown
+from crossgap_lib.datasets.named.named_set import NamedSet
 from crossgap_lib.datasets.named.table import SETS
 from crossgap_lib.datasets.picture_files import absolute
 from crossgap_lib.errors import CrossgapError
@@ -54,7 +54,7 @@ def load_texts(
     return made
 
 
-def _first_captions(row: Benchmark, spec: str, rest: str, split: str | None = None) -> TextCollection:
+def _first_captions(row: NamedSet, spec: str, rest: str, split: str | None = None) -> TextCollection:
     _, rows = caption_rows(row, rest, split)
     count = [len(each.captions) for each in rows]
     return TextCollection(

@@ -9,7 +9,6 @@ often captions ``mention`` each nuisance. Picture k depends on (seed, split, k) 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache, partial
-from hashlib import blake2b
 
 import numpy as np
 import pandas as pd
@@ -18,6 +17,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFilter
 from crossgap_lib.datasets.dataset import Dataset
 from crossgap_lib.datasets.shapes import ACCESSORIES, KINDS, Shape
 from crossgap_lib.errors import CrossgapError, did_you_mean
+from crossgap_lib.store import digest
 
 SIZE = 48  # pixels a side
 _OVERSAMPLE = 3  # drawn this much larger, then averaged down: smooth edges
@@ -273,7 +273,7 @@ def world_dataset(
         name=f"world:{spec}",
         ids=np.array([f"world-{name}-{split}-{seed}-{k:06d}" for k in range(n)]),
         load=partial(_draw_row, rows),
-        fingerprint=blake2b(repr(facts).encode(), digest_size=16).hexdigest(),
+        fingerprint=digest(facts),
         labels=np.arange(n) % len(kinds),
         class_names=tuple(kinds),
         captions=captions,

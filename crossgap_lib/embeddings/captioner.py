@@ -17,6 +17,7 @@ from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.embeddings.encode import encode_texts, pixel_batches
 from crossgap_lib.errors import CrossgapError, UnreadableImage
 from crossgap_lib.progress import bar
+from crossgap_lib.store import whole
 
 if TYPE_CHECKING:
     from crossgap_lib.datasets.dataset import Dataset
@@ -94,10 +95,9 @@ def known_captions(photos: "Dataset") -> dict[str, str]:
 def save_captions(captions: Mapping[str, str], path: str | Path) -> Path:
     """A line {"id": ..., "caption": ...} for each, whole or not at all."""
     path = Path(path)
-    part = path.with_name(f".{path.name}.part")
     lines = (json.dumps({"id": name, "caption": text}, ensure_ascii=False) for name, text in captions.items())
-    part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    part.replace(path)
+    with whole(path) as part:
+        part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return path
 
 

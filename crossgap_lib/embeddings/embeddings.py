@@ -1,7 +1,6 @@
 """Embeddings: unit-norm features with ids, labels, modality and texts; how they are made, kept and exchanged."""
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.store import whole
 
 MODALITIES = ("image", "text", "oti", "ovi", "projection")
 _IN_JSON = ("header", "ids", "texts")  # what npz and safetensors files hold as JSON, in arrays of bytes
@@ -145,13 +145,8 @@ class Embeddings:
         write = {".npz": _write_npz, ".parquet": _write_parquet, ".safetensors": _write_safetensors}
         if path.suffix not in write:
             raise CrossgapError(f"Can't save {path.name}: choose .npz, .parquet or .safetensors.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-        try:
+        with whole(path) as part:
             write[path.suffix](self, part)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
         return path
 
     @classmethod

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +11,8 @@ from torch import Tensor
 
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError, UnreadableImage
-from crossgap_lib.paths import cache_dir
 from crossgap_lib.progress import bar
+from crossgap_lib.store import cached
 
 if TYPE_CHECKING:
     from crossgap_lib.datasets.dataset import Dataset
@@ -30,21 +29,17 @@ class NothingReadable(CrossgapError):
         self.skipped = skipped
 
 
-def _key(*facts: object) -> str:
-    return blake2b(repr((_ENCODE_VERSION, *facts)).encode(), digest_size=16).hexdigest()
-
-
 def _cached(
-    key: str,
+    facts: Sequence[object],
     compute: Callable[[], Embeddings],
     use_cache: bool,
     completed: Callable[[Embeddings], Embeddings] = lambda kept: kept,
 ) -> Embeddings:
-    """The embeddings kept under this key, else computed and kept; a damaged file is computed again.
+    """The embeddings kept of these facts, else computed and kept; a damaged file is computed again.
 
     ``completed`` may add to those that were kept: it gives them back as they are, or others to keep in their place.
     """
-    path = cache_dir() / "embeddings" / f"{key}.safetensors"
+    path = cached("embeddings", (_ENCODE_VERSION, *facts), ".safetensors")
     kept = None
     if use_cache and path.exists():
         try:
@@ -101,13 +96,13 @@ def encode_images(
     if len(dataset) == 0:
         raise CrossgapError(f"{dataset.name} holds no pictures.")
     labels = None if dataset.labels is None else dataset.labels.tolist()
-    facts = (dataset.fingerprint, dataset.class_names, labels, _first_captions(dataset))  # all that is kept
-    key = _key("image", model.fingerprint, model.precision, *facts, *_stage(before_projection))
+    kept = (dataset.fingerprint, dataset.class_names, labels, _first_captions(dataset))
+    facts = ("image", model.fingerprint, model.precision, *kept, *_stage(before_projection))
 
     def encode(part: "Dataset") -> Embeddings:
         return _encode_images(model, part, batch_size, before_projection)
 
-    return _cached(key, lambda: encode(dataset), cache, lambda kept: _with_skipped(kept, dataset, encode))
+    return _cached(facts, lambda: encode(dataset), cache, lambda kept: _with_skipped(kept, dataset, encode))
 
 
 def _stage(before_projection: bool) -> tuple[str, ...]:
@@ -215,5 +210,5 @@ def encode_texts(
         return Embeddings(torch.cat(features), ids, labels, tuple(class_names), "text", texts, meta)
 
     columns = (list(ids), None if labels is None else list(map(int, labels)), tuple(class_names))
-    facts = (*columns, *_stage(before_projection))
-    return _cached(_key("text", model.fingerprint, model.precision, texts, *facts), compute, cache)
+    facts = ("text", model.fingerprint, model.precision, texts, *columns, *_stage(before_projection))
+    return _cached(facts, compute, cache)

@@ -4,13 +4,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from hashlib import blake2b
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.store import digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +59,5 @@ class Accelerated:
 
     @cached_property
     def fingerprint(self) -> str:
-        tensors = [t.numpy().tobytes() for t in (self.weights, self.bias)]
-        facts = repr((self.length, self.shape, sorted(self.fitted_for.items()))).encode()
-        return blake2b(b"".join([facts, *tensors]), digest_size=16).hexdigest()
+        tensors = (t.numpy().tobytes() for t in (self.weights, self.bias))
+        return digest((self.length, self.shape, sorted(self.fitted_for.items()), *tensors))

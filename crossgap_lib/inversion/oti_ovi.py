@@ -6,11 +6,9 @@
 ``accelerated`` is not in the paper: see ``fewer_steps``.
 """
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +22,8 @@ from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion.loop import EPS, Encode, ScaledGradient, adamw, gradient, initial_noise, invert
 from crossgap_lib.inversion.result import Inversion
 from crossgap_lib.inversion.towers import ImageTower, TextTower
-from crossgap_lib.paths import cache_dir
 from crossgap_lib.progress import bar
+from crossgap_lib.store import cached, whole
 
 if TYPE_CHECKING:
     from crossgap_lib.inversion.accelerated import Accelerated
@@ -259,19 +257,16 @@ def invert_batch(job: Job, batch: Embeddings, device: str | torch.device) -> Fou
 
 def _cache_path(model: "DualEncoder", source: Embeddings, job: Job, batch_size: int) -> Path:
     """Named by all that the result depends on; by the batch size only in ``paper`` mode."""
-    features = blake2b(source.features.numpy().tobytes(), digest_size=16).hexdigest()
     how = (sorted(job.purpose.items()), job.steps, sorted(job.snapshots), job.seed, model.precision)
     batch = batch_size if job.paper else None
     start = job.accelerated and job.accelerated.fingerprint
-    facts = repr((_VERSION, *how, job.paper, batch, start, features, source.ids.tolist()))
-    return cache_dir() / "inversions" / f"{blake2b(facts.encode(), digest_size=16).hexdigest()}.safetensors"
+    rows = (source.features.numpy().tobytes(), source.ids.tolist())
+    return cached("inversions", (_VERSION, *how, job.paper, batch, start, *rows), ".safetensors")
 
 
 def _save(path: Path, tokens: Tensor, losses: Tensor, kept: dict[int, Tensor]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")  # notebooks that run side by side make the same ones
-    save_file({"tokens": tokens, "losses": losses, **{str(step): f for step, f in kept.items()}}, part)
-    part.replace(path)
+    with whole(path) as part:
+        save_file({"tokens": tokens, "losses": losses, **{str(step): f for step, f in kept.items()}}, part)
 
 
 def _load(path: Path) -> Found | None:

@@ -148,12 +148,12 @@ def read_block(module: nn.Module, dtype: torch.dtype) -> Block:
     linear = partial(_linear, dtype=dtype)
     return Block(
         heads=attn.num_heads,
-        norm_1=_norm(module.ln_1),
+        norm_1=read_norm(module.ln_1),
         query=linear(weight[:width], None if bias is None else bias[:width]),
         keys_values=linear(weight[width:], None if bias is None else bias[width:]),
         out=linear(attn.out_proj.weight, attn.out_proj.bias),
         scale_1=getattr(module.ls_1, "gamma", None),
-        norm_2=_norm(module.ln_2),
+        norm_2=read_norm(module.ln_2),
         up=linear(module.mlp.c_fc.weight, module.mlp.c_fc.bias),
         activation=module.mlp.gelu,
         down=linear(module.mlp.c_proj.weight, module.mlp.c_proj.bias),
@@ -161,7 +161,8 @@ def read_block(module: nn.Module, dtype: torch.dtype) -> Block:
     )
 
 
-def _norm(layer: nn.LayerNorm) -> Norm:
+def read_norm(layer: nn.LayerNorm) -> Norm:
+    """The weights of a layer norm."""
     return Norm(layer.weight, layer.bias, layer.eps)
 
 
@@ -213,7 +214,7 @@ class TextTower:
         positions = self.tower.positional_embedding[: len(ids)]
         constants = self.tower.token_embedding(ids.clamp_min(0)) + positions  # (L, width)
         blocks = [read_block(module, self.dtype) for module in self.tower.transformer.resblocks]
-        norm, project = _norm(self.tower.ln_final), _read_projection(self.tower.text_projection, self.dtype)
+        norm, project = read_norm(self.tower.ln_final), _read_projection(self.tower.text_projection, self.dtype)
         pasts = _prefix(constants[:start], blocks) if self.causal and start else None
         before = constants[: 0 if pasts else start]
 
@@ -312,7 +313,7 @@ class ImageTower:
     def _of_open_clip(self) -> Encode:
         visual = self.visual
         blocks = [read_block(module, self.dtype) for module in visual.transformer.resblocks]
-        norm = _norm(visual.ln_pre) if isinstance(visual.ln_pre, nn.LayerNorm) else visual.ln_pre
+        norm = read_norm(visual.ln_pre) if isinstance(visual.ln_pre, nn.LayerNorm) else visual.ln_pre
         project = _read_projection(visual.proj, self.dtype)
         at_cls = visual.attn_pool is None and visual.pool_type == "tok"
 

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from crossgap_lib.embeddings.embeddings import as_json, read_json
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion.result import Inversion
+from crossgap_lib.store import whole
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -81,17 +81,9 @@ def is_whole(path: Path) -> bool:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Whole or not at all, even if the machine stops: a temporary file, flushed to the disk, then renamed."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    """Whole or not at all, even if the machine stops."""
+    with whole(path, lasting=True) as part:
+        part.write_bytes(content)
 
 
 @contextmanager

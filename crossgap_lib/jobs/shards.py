@@ -110,16 +110,16 @@ class Worker:
     def shard(self, k: int) -> bytes:
         """The file of shard k: features, tokens, losses and snapshots of its rows, with ids, labels and texts."""
         start = k * self.plan.shard_size
-        block = self.source.read(slice(start, min(start + self.plan.shard_size, len(self.source))))
-        if block.features is None:
-            return pack({}, {"ids": [], "skipped": block.skipped})
-        rows = block.features
+        part = self.source.read(slice(start, min(start + self.plan.shard_size, len(self.source))))
+        if part.features is None:
+            return pack({}, {"ids": [], "skipped": part.skipped})
+        rows = part.features
         check_width(self.model, rows)
         tokens, losses, kept = all_batches(rows, self.job, self.plan.batch, self.model.device)
         tensors = {"tokens": tokens, "losses": losses} | {f"step {s}": features for s, features in kept.items()}
         if rows.labels is not None:
             tensors["labels"] = torch.from_numpy(rows.labels)
-        facts = {"ids": rows.ids.tolist(), "class_names": rows.class_names, "skipped": block.skipped}
+        facts = {"ids": rows.ids.tolist(), "class_names": rows.class_names, "skipped": part.skipped}
         return pack(tensors, facts | {"texts": None if rows.texts is None else rows.texts.tolist()})
 
     def fitting_batch(self, budget: int) -> int:
@@ -252,6 +252,8 @@ def invert_to(
 
 def _run(folder: Path, plan: Plan, budget: int | None, engine: Engine) -> Report:
     worker, old = Worker(plan), read_manifest(folder)
+    for unfinished in folder.glob(".shard-*"):  # of a process that was killed; the folder is ours alone
+        unfinished.unlink()
     if old is None:
         if any(folder.glob("shard-*.safetensors")):
             raise CrossgapError(f"{folder} holds shards without a manifest; choose another --out.")

@@ -1,11 +1,10 @@
-"""What a long inversion starts from: features of a modality, a block of rows at a time, so that any number fits.
+"""What a long inversion starts from: features of a modality, a part of the rows at a time, so that any number fits.
 
 Pictures and texts are encoded as their turn comes; ``.npy`` and ``.safetensors`` files are read from disk by rows.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from crossgap_lib.datasets.load import load_dataset
 from crossgap_lib.embeddings.embeddings import Embeddings, read_json, strings
 from crossgap_lib.embeddings.encode import NothingReadable, encode_images, encode_texts
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.store import content_digest, digest
 
 if TYPE_CHECKING:
     from crossgap_lib.models.encoder import DualEncoder
@@ -28,10 +28,10 @@ _STARTS_FROM = {"oti": "image", "ovi": "text"}
 
 
 @dataclass(frozen=True)
-class Block:
-    """Features of some rows, and why the others of the block are missing."""
+class Part:
+    """Features of some rows, and why the others of the part are missing."""
 
-    features: Embeddings | None  # None where nothing of the block could be read
+    features: Embeddings | None  # None where nothing of the part could be read
     skipped: list[str] = field(default_factory=list)
 
 
@@ -41,7 +41,7 @@ class Source:
 
     fingerprint: str
     n: int
-    read: Callable[[Rows], Block]
+    read: Callable[[Rows], Part]
     ids: np.ndarray | None = None  # (n,) names of the rows, None where only their numbers tell them apart
 
     def __len__(self) -> int:
@@ -72,12 +72,12 @@ def open_source(model: "DualEncoder", spec: str, method: str) -> Source:
             raise CrossgapError(f"OVI starts from texts, and {spec} has neither captions nor class names.")
         return _of_texts(model, [f"a photo of a {name}" for name in photos.class_names])
 
-    def read(rows: Rows) -> Block:
+    def read(rows: Rows) -> Part:
         try:
             images = encode_images(model, photos[rows], cache=False)
         except NothingReadable as error:
-            return Block(None, error.skipped)
-        return Block(images, images.meta.get("skipped", []))
+            return Part(None, error.skipped)
+        return Part(images, images.meta.get("skipped", []))
 
     return Source(photos.fingerprint, len(photos), read, photos.ids)
 
@@ -101,13 +101,12 @@ def text_lines(path: Path) -> list[str]:
 
 def _of_texts(model: "DualEncoder", texts: list[str], ids: list[str] | None = None) -> Source:
     ids = ids or [f"text-{k:06d}" for k in range(len(texts))]
-    digest = blake2b("\0".join([*texts, *ids]).encode(), digest_size=16).hexdigest()
 
-    def read(rows: Rows) -> Block:
+    def read(rows: Rows) -> Part:
         picked = np.arange(len(texts))[rows]
-        return Block(encode_texts(model, [texts[k] for k in picked], ids=[ids[k] for k in picked], cache=False))
+        return Part(encode_texts(model, [texts[k] for k in picked], ids=[ids[k] for k in picked], cache=False))
 
-    return Source(digest, len(texts), read, np.array(ids))
+    return Source(digest((texts, ids)), len(texts), read, np.array(ids))
 
 
 # ---------------------------------------------------------------- files of embeddings
@@ -132,7 +131,7 @@ def _checked(path: Path, modality: str, ids: np.ndarray, read: Callable[[Rows], 
             f"{method.upper()} starts from {_STARTS_FROM[method]} features, and {path.name} holds those of modality "
             f"{modality!r}."
         )
-    return Source(_file_digest(path), len(ids), lambda rows: Block(read(rows)), ids)
+    return Source(content_digest(path), len(ids), lambda rows: Part(read(rows)), ids)
 
 
 def _of_npy(path: Path, modality: str) -> Source:
@@ -143,11 +142,11 @@ def _of_npy(path: Path, modality: str) -> Source:
     if array.ndim != 2:
         raise CrossgapError(f"{path.name} must hold features (n, d), not {array.shape}.")
 
-    def read(rows: Rows) -> Block:
+    def read(rows: Rows) -> Part:
         ids = [f"row-{k:06d}" for k in np.arange(len(array))[rows]]
-        return Block(Embeddings(np.array(array[rows]), ids=ids, modality=modality))
+        return Part(Embeddings(np.array(array[rows]), ids=ids, modality=modality))
 
-    return Source(_file_digest(path), len(array), read)
+    return Source(content_digest(path), len(array), read)
 
 
 def _safetensors_rows(path: Path) -> tuple[str, np.ndarray, Callable[[Rows], Embeddings]] | None:
@@ -179,11 +178,3 @@ def _rows_of(stored: Any, rows: Rows) -> Tensor:
     if isinstance(rows, slice):
         return stored[rows.start : rows.stop]
     return torch.cat([stored[k : k + 1] for k in rows.tolist()])
-
-
-def _file_digest(path: Path) -> str:
-    digest = blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()

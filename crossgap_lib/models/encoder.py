@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from hashlib import blake2b
 from html import escape
+from itertools import chain
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.hub import cached_first
 from crossgap_lib.models.projectors import Projector, projector_of, taken_away, with_one
+from crossgap_lib.store import digest
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -92,7 +93,7 @@ class DualEncoder:
 
     @cached_property
     def tokenizer(self) -> Callable[..., Tensor]:
-        """Built on first use, so that a tokenizer that is not here hurts only who encodes text.
+        """Built on first use, so that images can be encoded where the tokenizer is missing.
 
         Raises CrossgapError where the model has no text tower or the tokenizer can't be had.
         """
@@ -146,14 +147,9 @@ class DualEncoder:
     @cached_property
     def fingerprint(self) -> str:
         """Hex blake2b of weights and all else that features depend on, but for device and precision."""
-        digest = blake2b(digest_size=16)
-        for name, tensor in self.net.state_dict().items():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         facts = [self.preprocessing, self.tokenizer_name]
         structure = [_activation(self.net), _pooling(self.net), _causal(self.net), list(_settings(self.net))]
-        digest.update(json.dumps(facts + structure, sort_keys=True).encode())
-        return digest.hexdigest()
+        return digest(chain([json.dumps(facts + structure, sort_keys=True)], _weights(self.net)))
 
     def describe(self) -> ModelCard:
         """The card of this model; printing it shows the traps: preprocessing, activation, context length."""
@@ -192,6 +188,13 @@ class DualEncoder:
 
 
 # ---------------------------------------------------------------- facts read from the modules
+
+
+def _weights(net: nn.Module) -> Iterator[object]:
+    """Names, types, shapes and bytes of all tensors, one tensor after the other."""
+    for name, tensor in net.state_dict().items():
+        yield name, str(tensor.dtype), tuple(tensor.shape)
+        yield tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 _OF_NO_EFFECT = {"training", "fused_attn", "grad_checkpointing"}  # on features of a frozen encoder

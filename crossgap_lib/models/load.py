@@ -9,7 +9,6 @@ No Python code that comes with a model is ever run: configurations that bring so
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from crossgap_lib import paths
 from crossgap_lib.errors import CrossgapError, did_you_mean
 from crossgap_lib.hub import brief, cache_only, cached_first, one_sentence
 from crossgap_lib.models.encoder import AUTOCAST, DualEncoder
+from crossgap_lib.store import digest
 
 TOKENIZER_ARGUMENTS = ("clean", "strip_sep_token", "language")  # what a configuration may tell a tokenizer
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")  # what open_clip keeps per published tag
@@ -190,7 +190,7 @@ def _open_clip_folder(spec: str, folder: Path) -> DualEncoder:
         notes.append("the folder states no preprocessing, so it is open_clip's default")
     model = _open_clip(spec, arch, file, tuple(notes), {})
     if (folder / "tokenizer.json").is_file():  # its content, since features depend on that and not on its path
-        content = blake2b((folder / "tokenizer.json").read_bytes(), digest_size=4).hexdigest()
+        content = digest([(folder / "tokenizer.json").read_bytes()])[:8]
         model = replace(model, tokenizer_name=f"tokenizer.json {content}")
 
     def make_tokenizer() -> Callable[..., Tensor]:

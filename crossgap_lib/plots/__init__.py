@@ -13,37 +13,19 @@ from crossgap_lib.plots.degrees_of_freedom import (
 from crossgap_lib.plots.dogs_vs_cats import agreement_bars, stage_bars
 from crossgap_lib.plots.few_shot import few_shot_curves, pca_gains
 from crossgap_lib.plots.gap import gap_dimensions, gap_ladder, gap_map
-from crossgap_lib.plots.inversion import against_compute, inversion_curves, inversion_state
-from crossgap_lib.plots.maps import cone_curves, map_grid, projected_histograms, walk_panels, walk_state
+from crossgap_lib.plots.inversion import against_compute, inversion_curves
+from crossgap_lib.plots.maps import cone_curves, map_grid, projected_histograms, walk_panels
 from crossgap_lib.plots.methods import paired_bars, slope_chart
 from crossgap_lib.plots.page import map_page
 from crossgap_lib.plots.pictures import contact_sheet, neighbour_pairs
 from crossgap_lib.plots.similarities import count_histograms, histogram_panels, histograms, overlap_bars
 from crossgap_lib.plots.speed import bench_curves
-from crossgap_lib.plots.style import (
-    COLOURS,
-    DASHES,
-    DIFFERENT,
-    MARKERS,
-    PUBLISHED,
-    SAME,
-    SERIES,
-    counted,
-    figure_folder,
-    plural,
-    png_bytes,
-    save_figure,
-    short_name,
-)
+from crossgap_lib.plots.style import COLOURS, DIFFERENT, SAME, counted, figure_folder, save_figure
 
 __all__ = [
     "COLOURS",
-    "DASHES",
     "DIFFERENT",
-    "MARKERS",
-    "PUBLISHED",
     "SAME",
-    "SERIES",
     "against_compute",
     "agreement_bars",
     "anchor_curves",
@@ -62,7 +44,6 @@ __all__ = [
     "histogram_panels",
     "histograms",
     "inversion_curves",
-    "inversion_state",
     "map_grid",
     "map_page",
     "method_gains",
@@ -72,19 +53,15 @@ __all__ = [
     "paired_bars",
     "pareto",
     "pca_gains",
-    "plural",
-    "png_bytes",
     "projected_histograms",
     "readout_noise",
     "readout_scatters",
     "recovery_state",
     "recovery_threshold",
     "save_figure",
-    "short_name",
     "slope_chart",
     "spectrum",
     "stage_bars",
     "task_gains",
     "walk_panels",
-    "walk_state",
 ]

@@ -7,10 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from crossgap_lib.plots.methods import method_colour
-from crossgap_lib.plots.style import COLOURS, DASHES, PUBLISHED, SERIES, new_figure, styled
+from crossgap_lib.plots.methods import MARKS, method_colour
+from crossgap_lib.plots.style import COLOURS, DASHES, PUBLISHED, SERIES, new_figure, styled, whiskers
 
-_MARKS = ("o", "^", "s", "D", "P", "X", "v", "<", ">", "*")
 _GAIN = "gain in mAP (points)"
 
 
@@ -55,7 +54,7 @@ def gain_curves(
 
 def _curve(ax: Axes, rows: pd.DataFrame, x: str, k: int, name: str | None) -> None:
     colour, fill = method_colour(str(name), k + 1), rows[["gain low", "gain high"]].fillna(0)
-    look = {"color": colour, "marker": _MARKS[k % len(_MARKS)], "linestyle": DASHES[k % len(DASHES)], "markersize": 5}
+    look = {"color": colour, "marker": MARKS[k % len(MARKS)], "linestyle": DASHES[k % len(DASHES)], "markersize": 5}
     ax.plot(rows[x], rows["gain"].fillna(0), label=None if name is None else str(name), **look)
     ax.fill_between(rows[x], fill["gain low"], fill["gain high"], color=colour, alpha=0.15, linewidth=0)
 
@@ -76,8 +75,8 @@ def method_gains(table: pd.DataFrame, title: str = "") -> Figure:
     rows = table[table["gain"].notna()].reset_index(drop=True)
     figure, axes = new_figure(1, 1, width=7.2, height=1.3 + 0.36 * len(rows))
     ax, y = axes[0, 0], -rows.index.to_numpy()
-    error = np.abs(rows[["gain low", "gain high"]].to_numpy().T - rows["gain"].to_numpy())
-    ax.errorbar(rows["gain"], y, xerr=error, fmt="none", ecolor=COLOURS["image"], capsize=3, elinewidth=1.6)
+    look = {"ecolor": COLOURS["image"], "capsize": 3, "elinewidth": 1.6}
+    ax.errorbar(rows["gain"], y, xerr=whiskers(rows, "gain"), fmt="none", **look)
     for sure, inside in ((True, COLOURS["image"]), (False, "white")):
         look = {"color": COLOURS["image"], "markerfacecolor": inside, "markersize": 8}
         kept = (rows["sure"] == sure).to_numpy()
@@ -108,7 +107,7 @@ def task_gains(table: pd.DataFrame, reported: dict[str, float], *, split: int = 
     for k, method in enumerate(methods):
         rows = measured[measured["method"] == method].set_index("task").reindex(tasks)
         at = np.arange(len(tasks)) + (k - (len(methods) - 1) / 2) * width
-        error = np.abs(rows[["gain low", "gain high"]].to_numpy().T - rows["gain"].to_numpy())
+        error = whiskers(rows, "gain")
         look = {"color": method_colour(method, k), "hatch": ("", "//", "..", "xx")[k % 4], "edgecolor": "white"}
         ax.bar(at, rows["gain"], 0.92 * width, yerr=error, ecolor="black", capsize=2, label=method, **look)
     at = len(tasks) + 0.3 + np.arange(len(reported))
@@ -134,9 +133,10 @@ def pareto(table: pd.DataFrame) -> Figure:
     figure, axes = new_figure(1, 1, width=8.2, height=5.0)
     ax, front = axes[0, 0], table[table["non-dominated"]].sort_values("seconds")
     ax.plot(front["seconds"], front["value"], color=PUBLISHED, linewidth=1.4, label="not dominated", zorder=1)
+    errors = whiskers(table)  # (2, methods)
     for k, row in enumerate(table.to_dict("records")):
-        at, error = (row["seconds"], row["value"]), [[row["value"] - row["low"]], [row["high"] - row["value"]]]
-        look = {"color": method_colour(row["method"], k), "marker": _MARKS[k % len(_MARKS)], "markersize": 9}
+        at, error = (row["seconds"], row["value"]), errors[:, [k]]
+        look = {"color": method_colour(row["method"], k), "marker": MARKS[k % len(MARKS)], "markersize": 9}
         inside = look["color"] if row["non-dominated"] else "white"
         ax.errorbar(*at, yerr=error, fmt="none", ecolor=look["color"], capsize=2, elinewidth=0.9)
         ax.plot(*at, linestyle="none", markerfacecolor=inside, label=row["method"], **look)

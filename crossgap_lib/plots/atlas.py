@@ -5,7 +5,6 @@
 Nothing of it is needed to write the file, and no column is pickled.
 """
 
-import os
 from collections.abc import Iterable, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -19,6 +18,7 @@ from PIL import Image
 from crossgap_lib.datasets.dataset import Dataset
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.store import whole
 
 _SIDE = 96  # pixels, of the longer side of a thumbnail
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # as the Hugging Face datasets keep pictures
@@ -65,12 +65,8 @@ def write_atlas(
     images = [_image(source, pictures or {}) for source in table["source"]]
     rows = np.concatenate([e.features.numpy() for e in sets.values()])  # (points, d)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole(path) as part:
         pq.write_table(pa.table(columns | {"image": pa.array(images, _IMAGE), "vector": vectors}), part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from crossgap_lib.plots.style import COLOURS, DIFFERENT, PUBLISHED, new_figure, styled
+from crossgap_lib.plots.style import COLOURS, DIFFERENT, PUBLISHED, new_figure, styled, whiskers
 
 
 @styled
@@ -28,18 +28,10 @@ def _stage_panel(ax: Axes, part: pd.DataFrame, metric: str, reference: Mapping[s
     for k, ((task, kind), group) in enumerate(groups):
         colour = COLOURS["text" if task == "text-image" else "image"]
         x = np.array([stages.index(s) for s in group["stage"]]) + (k - (len(groups) - 1) / 2) * width
-        errors = np.stack([group["value"] - group["low"], group["high"] - group["value"]])
-        errors = np.nan_to_num(errors).clip(0)  # rounding may put a mean a hair outside its interval
+        errors = np.nan_to_num(whiskers(group))  # one query has no interval
         hatch = "///" if kind == part["query class"].iloc[0] else ""
-        ax.bar(
-            x,
-            group["value"],
-            width * 0.92,
-            color=colour,
-            hatch=hatch,
-            edgecolor="white",
-            label=f"{task}, {kind} queries",
-        )
+        look = {"color": colour, "hatch": hatch, "edgecolor": "white"}
+        ax.bar(x, group["value"], width * 0.92, label=f"{task}, {kind} queries", **look)
         ax.errorbar(x, group["value"], errors, fmt="none", ecolor="black", capsize=2, linewidth=1)
     for task, value in reference.items():
         style = ":" if task == "text-image" else "--"

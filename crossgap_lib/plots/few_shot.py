@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from sklearn.isotonic import isotonic_regression
 
-from crossgap_lib.plots.style import PUBLISHED, new_figure, short_name, styled
+from crossgap_lib.plots.style import PUBLISHED, new_figure, short_name, styled, whiskers
 
 _LOOKS = {
     "Prototype": ("#0072B2", "o"),
@@ -167,9 +167,8 @@ def _gains(ax: Axes, table: pd.DataFrame, theirs: pd.DataFrame) -> None:
     for k, (classifier, rows) in enumerate(table.groupby("classifier", sort=False)):
         colour, marker = _LOOKS.get(classifier, _OTHER)
         x = rows["shots"] * 1.05 ** (k - 1)  # so that intervals do not hide each other
-        error = [rows["PCA gain"] - rows["PCA gain low"], rows["PCA gain high"] - rows["PCA gain"]]
         look = {"color": colour, "marker": marker, "markersize": 5, "linewidth": 1.5, "capsize": 2}
-        ax.errorbar(x, rows["PCA gain"], yerr=error, label=classifier, **look)
+        ax.errorbar(x, rows["PCA gain"], yerr=whiskers(rows, "PCA gain"), label=classifier, **look)
     for classifier, rows in theirs.groupby("classifier"):
         dash = "--" if classifier == "LDA" else "-"
         look = {"color": PUBLISHED, "marker": "D", "markersize": 4, "linewidth": 0.9, "linestyle": dash}

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
@@ -26,7 +27,7 @@ def gap_map(images: Embeddings, texts: Embeddings, *, limit: int = 1000, seed: i
     centres = {}
     for e, name in ((images, "image"), (texts, "text")):
         points = pca.transform(e.features.numpy()[rows])
-        ax.scatter(*points.T, s=9, alpha=0.45, color=COLOURS[name], marker=MARKERS[name], label=name, linewidths=0)
+        _cloud(ax, points, name)
         sns.kdeplot(x=points[:, 0], y=points[:, 1], levels=3, color=COLOURS[name], linewidths=0.8, ax=ax)
         centres[name] = pca.transform(e.features.numpy().mean(0, keepdims=True))[0]
     ax.annotate("", centres["text"], centres["image"], arrowprops={"arrowstyle": "<->", "linewidth": 2})
@@ -51,20 +52,16 @@ def gap_dimensions(table: pd.DataFrame, images: Embeddings, texts: Embeddings, t
     axes[0, 0].set_title("number above: accuracy (%) of that dimension alone", fontsize=10)
     first, second = best["dimension"].iloc[:2]
     for e, name in ((images, "image"), (texts, "text")):
-        f = e.features.numpy()
-        axes[0, 1].scatter(
-            f[:, first],
-            f[:, second],
-            s=9,
-            alpha=0.45,
-            color=COLOURS[name],
-            marker=MARKERS[name],
-            label=name,
-            linewidths=0,
-        )
+        _cloud(axes[0, 1], e.features.numpy()[:, [first, second]], name)
     axes[0, 1].set(xlabel=f"dimension {first}", ylabel=f"dimension {second}", title="the two largest")
     axes[0, 1].legend()
     return figure
+
+
+def _cloud(ax: Axes, points: np.ndarray, modality: str) -> None:
+    """Points (n, 2) of one modality."""
+    look = {"color": COLOURS[modality], "marker": MARKERS[modality], "label": modality}
+    ax.scatter(*points.T, s=9, alpha=0.45, linewidths=0, **look)
 
 
 @styled

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from crossgap_lib.plots.similarities import histograms
@@ -25,12 +26,7 @@ def inversion_curves(
         axes[0, 1].fill_between(x, part["low"], part["high"], color=look["color"], alpha=0.08, linewidth=0)
         best = part.loc[part["mAP"].idxmax()]
         axes[0, 1].plot(best["step"] + (1 if log else 0), best["mAP"], "*", color=look["color"], markersize=11)
-    axes[0, 1].axhline(native, color=COLOURS["image" if modality == "oti" else "text"], linewidth=1.4)
-    axes[0, 1].annotate(
-        f"native {native:.1f}", (0.99 if modality == "oti" else 0.01, native), xycoords=("axes fraction", "data"),
-        fontsize=8.5, va="bottom", ha="right" if modality == "oti" else "left",
-        color=COLOURS["image" if modality == "oti" else "text"],
-    )  # fmt: skip
+    _native_line(axes[0, 1], native, modality, "right" if modality == "oti" else "left")
     for ax in axes[0]:
         if log:
             ax.set_xscale("log")
@@ -41,6 +37,14 @@ def inversion_curves(
     axes[0, 1].set(ylabel="mAP (%)", title=f"retrieval with {modality.upper()} queries (star: peak)")
     axes[0, 0].legend()
     return figure
+
+
+def _native_line(ax: Axes, native: float, modality: str, side: str) -> None:
+    """The mAP of what was inverted, in that modality's colour, with its number at the "left" or the "right"."""
+    colour = COLOURS["image" if modality == "oti" else "text"]
+    ax.axhline(native, color=colour, linewidth=1.4)
+    spot = {"xy": (0.99 if side == "right" else 0.01, native), "xycoords": ("axes fraction", "data")}
+    ax.annotate(f"native {native:.1f}", fontsize=8.5, va="bottom", ha=side, color=colour, **spot)
 
 
 @styled
@@ -66,12 +70,7 @@ def inversion_state(
         for other, part in curve.groupby("n"):
             chosen = other == n
             look = {"color": COLOURS[modality] if chosen else "#999999", "linewidth": 2.4 if chosen else 1}
-            ax.plot(
-                part["step"] + 1,
-                part[column],
-                **look,
-                label=counted(other, unit) if chosen else None,
-            )
+            ax.plot(part["step"] + 1, part[column], label=counted(other, unit) if chosen else None, **look)
         point = curve[(curve["n"] == n) & (curve["step"] == step)].iloc[0]
         ax.plot(step + 1, point[column], MARKERS[modality], color="black", markersize=8)
         ax.set_xscale("log")
@@ -116,12 +115,7 @@ def against_compute(
         ax.set_xticks(ticks, [str(t) for t in ticks])
         ax.set_xticks([], minor=True)
         ax.set_xlabel("forward and backward passes a sample")
-    native_colour = COLOURS["image" if modality == "oti" else "text"]
-    axes[0, 1].axhline(native, color=native_colour, linewidth=1.4)
-    axes[0, 1].annotate(
-        f"native {native:.1f}", (0.01, native), xycoords=("axes fraction", "data"), fontsize=8.5, va="bottom",
-        color=native_colour,
-    )  # fmt: skip
+    _native_line(axes[0, 1], native, modality, "left")
     axes[0, 0].set(ylabel="loss, 1 - cos", title=f"{modality.upper()} loss (as published: {published_steps} steps)")
     axes[0, 1].set(ylabel="mAP (%)", title=f"retrieval (dotted: a fifth of step {best})")
     axes[0, 0].legend()

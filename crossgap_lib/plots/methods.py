@@ -9,14 +9,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from crossgap_lib.plots.style import COLOURS, DASHES, PUBLISHED, SERIES, new_figure, short_name, styled
+from crossgap_lib.plots.style import COLOURS, DASHES, PUBLISHED, SERIES, new_figure, short_name, styled, whiskers
 
 _FAMILIES = {"Original": "image", "OTI": "oti", "OVI": "ovi", "PCA": "projection"}
 _HATCHES = {
     **{"OTI": "//", "OTI, best step": "..", "PCA": "xx"},
     **{"OVI": "\\\\", "OVI 1 patch": "\\\\", "OVI 2 patches": "..", "OVI 4 patches": "++"},
 }
-_MARKS = ("o", "^", "s", "D", "P", "X", "v")
+MARKS = ("o", "^", "s", "D", "P", "X", "v", "<", ">", "*")
 
 
 def method_colour(method: str, k: int, *, native: str = "image") -> str:
@@ -55,7 +55,7 @@ def slope_chart(
 
 def _slope(ax: Axes, model: str, rows: pd.DataFrame, k: int, n: int) -> None:
     x = np.arange(n) + 0.02 * (k % 5 - 2)  # so that intervals do not hide each other
-    look = {"color": SERIES[k % len(SERIES)], "marker": _MARKS[k % len(_MARKS)], "markersize": 7}
+    look = {"color": SERIES[k % len(SERIES)], "marker": MARKS[k % len(MARKS)], "markersize": 7}
     known = rows["value"].notna().to_numpy()
     ax.plot(
         x[known],
@@ -66,8 +66,7 @@ def _slope(ax: Axes, model: str, rows: pd.DataFrame, k: int, n: int) -> None:
         **look,
     )
     if "low" in rows:
-        error = np.array([rows["value"] - rows["low"], rows["high"] - rows["value"]])
-        ax.errorbar(x, rows["value"], yerr=error, fmt="none", ecolor=look["color"], elinewidth=1.0, capsize=2)
+        ax.errorbar(x, rows["value"], yerr=whiskers(rows), fmt="none", ecolor=look["color"], elinewidth=1.0, capsize=2)
 
 
 @styled
@@ -85,7 +84,7 @@ def paired_bars(table: pd.DataFrame, label: str, *, native: str = "image") -> Fi
         x = g + (np.arange(len(rows)) - (len(rows) - 1) / 2) * width
         colours = [method_colour(m, seen.index(m), native=native) for m in rows["method"]]
         hatches = [_HATCHES.get(m, "") for m in rows["method"]]
-        error = np.abs(rows[["low", "high"]].to_numpy().T - rows["value"].to_numpy())
+        error = whiskers(rows)
         bars = {"color": colours, "hatch": hatches, "edgecolor": "white", "linewidth": 0.8}
         ax.bar(x, rows["value"], 0.92 * width, yerr=error, ecolor="black", capsize=2.5, label=rows["method"], **bars)
         ax.plot(x, rows["published"], "D", color="white", markeredgecolor=PUBLISHED, markersize=6, label="published")

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from crossgap_lib.metrics import overlap_coefficient
-from crossgap_lib.plots.style import DASHES, new_figure, short_name, styled
+from crossgap_lib.plots.style import DASHES, new_figure, short_name, styled, whiskers
 from crossgap_lib.tasks.pair_counts import PairCounts, edges
 
 
@@ -139,7 +139,7 @@ def overlap_bars(table: pd.DataFrame) -> Figure:
         part = table[table["kinds"] == kinds].set_index("model").reindex(models)
         y = np.arange(len(models))
         ax.barh(y, part["value"], color="#bbbbbb", edgecolor="#444444")
-        ax.errorbar(part["value"], y, xerr=[part["value"] - part["low"], part["high"] - part["value"]], **_WHISKER)
+        ax.errorbar(part["value"], y, xerr=whiskers(part), **_WHISKER)
         for k, (value, high) in enumerate(zip(part["value"], part["high"], strict=True)):
             text = "no text encoder" if np.isnan(value) else f"{value:.2f}"
             ax.text(0.01 if np.isnan(value) else high + 0.015, k, text, va="center", fontsize=9)

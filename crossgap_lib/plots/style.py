@@ -58,6 +58,16 @@ def new_figure(rows: int = 1, columns: int = 1, width: float = 4.6, height: floa
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+def whiskers(table: pd.DataFrame, column: str = "value") -> np.ndarray:
+    """How far each interval reaches below and above its mean, (2, n), as error bars are drawn.
+
+    The interval of "value" lies between the columns low and high, that of any other column, such as "gain", between
+    "gain low" and "gain high".
+    """
+    ends = ["low", "high"] if column == "value" else [f"{column} low", f"{column} high"]
+    return np.abs(table[ends].to_numpy().T - table[column].to_numpy())  # rounding may put a mean a hair outside
+
+
 def figure_folder(notebook: str) -> Path:
     """Where the notebook's figures go: figures/NN_name, or below ``CROSSGAP_FIGURES``."""
     folder = Path(os.environ.get("CROSSGAP_FIGURES") or FIGURES) / notebook

@@ -9,10 +9,13 @@ import pandas as pd
 from IPython.display import HTML
 from matplotlib.figure import Figure
 
-from crossgap_lib import plots
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.inversion.result import Inversion
-from crossgap_lib.tasks import FlatMap, all_similarities
+from crossgap_lib.plots.inversion import inversion_state
+from crossgap_lib.plots.maps import walk_state
+from crossgap_lib.plots.style import counted, plural, png_bytes
+from crossgap_lib.tasks.maps import FlatMap
+from crossgap_lib.tasks.pairs import all_similarities
 
 _SLIDER = {"continuous_update": False, "style": {"description_width": "8em"}, "layout": w.Layout(width="30em")}
 
@@ -27,7 +30,7 @@ def figure_explorer(draw: Callable[..., tuple[Figure, str]], **sliders: w.Widget
 
     def update(_change: object = None) -> None:
         figure, words = draw(**{name: slider.value for name, slider in sliders.items()})
-        image.value, sentence.value = plots.png_bytes(figure), f"<p class='crossgap-readout'>{words}</p>"
+        image.value, sentence.value = png_bytes(figure), f"<p class='crossgap-readout'>{words}</p>"
 
     for slider in sliders.values():
         slider.observe(update, names="value")
@@ -61,16 +64,14 @@ def inversion_explorer(
     def draw(n: int, step: int) -> tuple[Figure, str]:
         point = curve[(curve["n"] == n) & (curve["step"] == step)].iloc[0]
         inverted = all_similarities(runs[n].at(step), gallery)
-        figure = plots.inversion_state(
-            curve, n, step, inverted, same, cross, native=native, unit=unit, modality=modality
-        )
-        words = f"{plots.counted(n, unit)}, step {step}: loss {point['loss']:.3f}, mAP {point['mAP']:.1f} %"
+        figure = inversion_state(curve, n, step, inverted, same, cross, native=native, unit=unit, modality=modality)
+        words = f"{counted(n, unit)}, step {step}: loss {point['loss']:.3f}, mAP {point['mAP']:.1f} %"
         return figure, f"{words} (native {native:.1f} %)"
 
     steps = sorted(next(iter(runs.values())).snapshots)
     return figure_explorer(
         draw,
-        n=selection(plots.plural(unit), sorted(runs), min(runs)),
+        n=selection(plural(unit), sorted(runs), min(runs)),
         step=selection("steps", steps, steps[len(steps) // 3]),
     )
 
@@ -91,10 +92,10 @@ def walk_explorer(
     def draw(n: int, step: int) -> tuple[Figure, str]:
         row = table[(table["n"] == n) & (table["step"] == step)].iloc[0]
         words = (
-            f"{plots.counted(n, 'pseudo-token')}, step {step}: mean cosine {row['to images']:.2f} to the image axis, "
+            f"{counted(n, 'pseudo-token')}, step {step}: mean cosine {row['to images']:.2f} to the image axis, "
             f"{row['to texts']:.2f} to the text axis; {100 * row['nearer images']:.0f} % nearer to the image axis"
         )
-        return plots.walk_state(maps, walks[n], table, places, n, step, title), words
+        return walk_state(maps, walks[n], table, places, n, step, title), words
 
     steps = sorted(set(table["step"]))
     return figure_explorer(

@@ -17,6 +17,7 @@ from crossgap_lib.pretrain import views
 from crossgap_lib.pretrain.objectives import Batch, Objective, make_objective, write_skeleton
 from crossgap_lib.pretrain.recipes import Recipe
 from crossgap_lib.progress import bar
+from crossgap_lib.store import whole
 
 
 def training_set(recipe: Recipe) -> tuple[np.ndarray, pd.DataFrame]:
@@ -53,12 +54,13 @@ class Checkpoint:
 
     def save(self, objective: Objective, optimizer: torch.optim.Optimizer, epoch: int, seconds: float) -> None:
         state = {"objective": objective.state_dict(), "optimizer": optimizer.state_dict()}
-        part = self.path.with_suffix(".part")
-        torch.save({**state, "epoch": epoch, "seconds": seconds, "recipe": asdict(self.recipe)}, part)
-        part.replace(self.path)
+        with whole(self.path) as part:
+            torch.save({**state, "epoch": epoch, "seconds": seconds, "recipe": asdict(self.recipe)}, part)
 
     def restore(self, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
         """(epochs done, seconds spent); (0, 0.0) where there is nothing to resume."""
+        for unfinished in self.path.parent.glob(f".{self.path.stem}.*"):  # of a process that was killed
+            unfinished.unlink()
         if not self.path.exists():
             return 0, 0.0
         state = torch.load(self.path, weights_only=True, map_location="cpu")

@@ -31,7 +31,9 @@ def shifted(batch: Tensor, rng: np.random.Generator) -> Tensor:
     side = batch.shape[-1]
     padded = F.pad(batch, (_SHIFT,) * 4, mode="replicate")
     offsets = rng.integers(0, 2 * _SHIFT + 1, (len(batch), 2))
-    return torch.stack([p[:, y : y + side, x : x + side] for p, (y, x) in zip(padded, offsets, strict=True)])
+    down, right = torch.from_numpy(offsets).to(batch.device).T
+    windows = padded.unfold(2, side, 1).unfold(3, side, 1)  # (b, 3, 5, 5, side, side), all shifts, without a copy
+    return windows[torch.arange(len(batch), device=batch.device), :, down, right]
 
 
 def _column(values: np.ndarray, like: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import starmap
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
@@ -29,6 +28,7 @@ from crossgap_lib.paths import FIGURES, NOTEBOOKS
 from crossgap_lib.processes import environment, locked, side_by_side
 from crossgap_lib.progress import watched
 from crossgap_lib.runner.staleness import is_fresh, run_key, write_record
+from crossgap_lib.store import digest
 
 WIDGETS = "application/vnd.jupyter.widget-state+json"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -155,8 +155,7 @@ def own_folder(declared: Mapping[Path, Mapping], given: Mapping[Path, Mapping]) 
     if not changed:
         return FIGURES
     words = re.sub(r"[^\w.=]+", "-", "-".join(f"{name}={value}" for name, value in changed.items()))
-    digest = blake2b(repr(sorted(changed.items())).encode(), digest_size=4).hexdigest()
-    return FIGURES / "runs" / f"{words[:60].strip('-')}-{digest}"
+    return FIGURES / "runs" / f"{words[:60].strip('-')}-{digest(sorted(changed.items()))[:8]}"
 
 
 def _refusal(name: str, lacking: list[Path], declared: Mapping[Path, Mapping]) -> str:

@@ -14,6 +14,7 @@ from PIL import Image
 from crossgap_lib.paths import NOTEBOOKS
 from crossgap_lib.runner.notebooks import list_notebooks
 from crossgap_lib.runner.staleness import read_record
+from crossgap_lib.store import whole
 
 # A sentence ends at . ! or ? before a capital, unless the full stop belongs to "App. B", "Fig. 2" or "et al."
 _SENTENCE = re.compile(
@@ -57,9 +58,9 @@ class Section:
 def write_index(out: Path, notebooks: Path) -> Path:
     """Writes ``out/index.html`` from what is in ``out`` and the notebooks' own titles; returns its path."""
     sections = [_section(notebook, out) for notebook in list_notebooks(notebooks)]
-    page, part = out / "index.html", out / ".index.html.part"
-    part.write_text(_PAGE.render(sections=sections), encoding="utf-8")
-    part.replace(page)
+    page = out / "index.html"
+    with whole(page) as part:
+        part.write_text(_PAGE.render(sections=sections), encoding="utf-8")
     return page
 
 

@@ -5,13 +5,13 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
 from crossgap_lib.paths import DATA, MINIS, ROOT
+from crossgap_lib.store import content_digest, digest
 
 PACKAGE = ROOT / "crossgap_lib"
 RECORD = ".run.json"  # in each notebook's folder: what the figures were made from
@@ -46,10 +46,7 @@ def write_record(folder: Path, key: str, values: Mapping[str, Any], seconds: flo
 
 def run_key(notebook: Path, values: Mapping[str, Any], cwd: Path) -> str:
     """Changes with the notebook's cells, the library, the parameters, the files they name and the papers' tables."""
-    digest = blake2b(digest_size=16)
-    for fact in _facts(notebook, values, cwd):
-        digest.update(repr(fact).encode() + b"\0")
-    return digest.hexdigest()
+    return digest(_facts(notebook, values, cwd))
 
 
 def _facts(notebook: Path, values: Mapping[str, Any], cwd: Path) -> Iterator[object]:
@@ -75,7 +72,7 @@ def _input_files(text: str, cwd: Path) -> Iterator[object]:
     for mini in re.findall(r"mini-[\w-]+", text):
         yield from _contents(MINIS / mini)
     if os.path.isfile(bare := _resolve(text, cwd)):
-        yield _content(bare)
+        yield content_digest(bare)
     if os.path.isfile(weights := _resolve(text.partition(",")[2], cwd)):
         yield _stamp(weights)
     prefix, _, rest = text.partition(":")
@@ -104,12 +101,7 @@ def _files(path: Path) -> list[Path]:
 def _contents(folder: Path, ending: str = "") -> Iterator[tuple[str, str]]:
     for path in _files(folder):
         if path.name.endswith(ending) and "__pycache__" not in path.parts:
-            yield path.relative_to(folder).as_posix(), _content(path)
-
-
-def _content(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, blake2b).hexdigest()
+            yield path.relative_to(folder).as_posix(), content_digest(path)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

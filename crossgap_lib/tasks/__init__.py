@@ -27,13 +27,9 @@ from crossgap_lib.tasks.cones import (
 )
 from crossgap_lib.tasks.crossed import image_text_methods, recall_table, text_text_methods, zero_shot_methods
 from crossgap_lib.tasks.dogs_vs_cats import (
-    Stage,
-    correctly_classified,
     few_shot_prototypes,
     filter_stages,
-    minimal_removal,
     nearest_wrong,
-    perfectly_ranked,
     shared_factors,
     stage_measures,
 )
@@ -41,8 +37,6 @@ from crossgap_lib.tasks.few_shot import (
     IMAGE_ONLY,
     SUPPORT_ALONE,
     WITH_PROMPTS,
-    FewShotRun,
-    Method,
     class_texts,
     few_shot,
     image_only_methods,
@@ -52,7 +46,6 @@ from crossgap_lib.tasks.few_shot import (
 from crossgap_lib.tasks.few_shot_tables import (
     along_names,
     compare_pca_gains,
-    compare_shots,
     few_shot_table,
     published_few_shot,
     stands_for,
@@ -60,9 +53,9 @@ from crossgap_lib.tasks.few_shot_tables import (
     through_texts,
 )
 from crossgap_lib.tasks.gap import gap_report, separating_dimensions
-from crossgap_lib.tasks.maps import FlatMap, flat_map, flat_maps, map_table, point_table, trust_table, walks
+from crossgap_lib.tasks.maps import flat_maps, map_table, point_table, trust_table, walks
 from crossgap_lib.tasks.methods import image_image_methods, method_table, retrieval_and_shots
-from crossgap_lib.tasks.pair_counts import PairCounts, count_by_class, count_by_modality, mean_similarity, overlap
+from crossgap_lib.tasks.pair_counts import count_by_class, count_by_modality, mean_similarity, overlap
 from crossgap_lib.tasks.pairs import (
     all_similarities,
     caption_sets,
@@ -71,7 +64,6 @@ from crossgap_lib.tasks.pairs import (
     image_text_pairs,
     images_and_texts,
     pair_similarities,
-    similarities,
     texts_of,
     unpaired_similarities,
     with_captions,
@@ -79,18 +71,13 @@ from crossgap_lib.tasks.pairs import (
 from crossgap_lib.tasks.protocol import protocol, protocol_table
 from crossgap_lib.tasks.published import counterpart, paper_data, published
 from crossgap_lib.tasks.search_sets import queries_and_gallery, texts_to_search
-from crossgap_lib.tasks.shots import FewShotSplit, draw_support, equal_rows, hold_back, labelled_by
+from crossgap_lib.tasks.shots import FewShotSplit, equal_rows, hold_back, labelled_by
 
 __all__ = [
     "IMAGE_ONLY",
     "SUPPORT_ALONE",
     "WITH_PROMPTS",
-    "FewShotRun",
     "FewShotSplit",
-    "FlatMap",
-    "Method",
-    "PairCounts",
-    "Stage",
     "agreement_sentence",
     "all_similarities",
     "along_cones",
@@ -104,14 +91,11 @@ __all__ = [
     "class_prompts",
     "class_texts",
     "compare_pca_gains",
-    "compare_shots",
     "component_sweep",
     "cone_places",
-    "correctly_classified",
     "count_by_class",
     "count_by_modality",
     "counterpart",
-    "draw_support",
     "drawn",
     "drawn_rows",
     "equal_rows",
@@ -120,7 +104,6 @@ __all__ = [
     "few_shot_prototypes",
     "few_shot_table",
     "filter_stages",
-    "flat_map",
     "flat_maps",
     "gain_table",
     "gains_of",
@@ -135,7 +118,6 @@ __all__ = [
     "map_table",
     "mean_similarity",
     "method_table",
-    "minimal_removal",
     "mixing_sweep",
     "nearest_wrong",
     "over_seeds",
@@ -145,7 +127,6 @@ __all__ = [
     "paper_data",
     "pareto_table",
     "peaks",
-    "perfectly_ranked",
     "point_table",
     "projected_points",
     "projection_variants",
@@ -161,7 +142,6 @@ __all__ = [
     "separating_dimensions",
     "shared_factors",
     "sign_change",
-    "similarities",
     "snapshot_steps",
     "stage_measures",
     "stands_for",

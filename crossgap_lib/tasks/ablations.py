@@ -13,7 +13,7 @@ import pandas as pd
 
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.metrics.streamed.retrieval import exact_retrieval
+from crossgap_lib.metrics.large import exact_retrieval
 from crossgap_lib.projection.linear import IsoClip, centre, mix, pca_of_prompts
 from crossgap_lib.tasks.comparison import gain_table, paired_gain
 from crossgap_lib.tasks.methods import ORIGINAL

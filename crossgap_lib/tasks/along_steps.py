@@ -9,7 +9,8 @@ import pandas as pd
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion.result import Inversion
-from crossgap_lib.metrics.streamed.retrieval import exact_retrieval
+from crossgap_lib.metrics.large import exact_retrieval
+from crossgap_lib.tasks.comparison import in_percent
 
 
 def along_steps(
@@ -29,9 +30,8 @@ def along_steps(
         for step in sorted(run.snapshots):
             at = run.at(step)
             result = exact_retrieval(at, gallery, **options)
-            low, high = result.interval("ap")
             loss = float((1 - (at.features * native).sum(dim=1)).mean())
-            rows.append((n, step, loss, 100 * result.means["ap"], 100 * low, 100 * high))
+            rows.append((n, step, loss, *in_percent(result)))
     return pd.DataFrame(rows, columns=["n", "step", "loss", "mAP", "low", "high"])
 
 

@@ -21,6 +21,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.tasks.pairs import matrix, of_unit_norm
 
 SCALE = 100.0  # of cosines with prompts and prototypes: CLIP's logit scale, as in the training-free literature
 COVARIANCES = ("empirical-bayes", "scikit-learn")
@@ -37,7 +38,7 @@ def prototype(support: np.ndarray, labels: np.ndarray, queries: np.ndarray) -> n
         CrossgapError: as all of these functions: NaN, other widths, labels that are not 0 .. c - 1.
     """
     support, labels, queries = _checked(support, labels, queries)
-    return SCALE * queries @ _unit(class_means(support, labels)).T
+    return SCALE * queries @ of_unit_norm(class_means(support, labels)).T
 
 
 def lda(
@@ -90,7 +91,7 @@ def _fitted(model: LinearDiscriminantAnalysis | LogisticRegression, support, lab
 
 def zero_shot(queries: np.ndarray, prompts: np.ndarray) -> np.ndarray:
     """Cosine to the prompt of each class, times 100: (n, d), (c, d) -> (n, c)."""
-    queries, prompts = _matrix(queries, "queries"), _matrix(prompts, "prompts")
+    queries, prompts = matrix("queries", queries), matrix("prompts", prompts)
     _same_width(queries, prompts, "prompts")
     return SCALE * queries @ prompts.T
 
@@ -149,7 +150,7 @@ def tip_x(
 
 def _signatures(images: np.ndarray, texts: np.ndarray, temperature: float) -> np.ndarray:
     """Log probabilities of the texts, (n, t)."""
-    texts = _matrix(texts, "texts")
+    texts = matrix("texts", texts)
     _same_width(images, texts, "texts")
     return log_softmax(images @ texts.T / temperature, axis=1)
 
@@ -178,7 +179,7 @@ def ape(
     support, labels, queries = _checked(support, labels, queries)
     prompts = _prompts(prompts, support, labels)
     kept = ape_channels(support, labels, prompts, share=share)
-    support, queries, prompts = (_unit(x[:, kept]) for x in (support, queries, prompts))
+    support, queries, prompts = (of_unit_norm(x[:, kept]) for x in (support, queries, prompts))
     surprise = -log_softmax(support @ prompts.T, axis=1)[np.arange(len(labels)), labels]  # (m,)
     return _cache(queries @ support.T, labels, beta, np.exp(gamma * surprise))
 
@@ -218,9 +219,9 @@ def coder(
     exp(-beta (1 - affinity)).
     """
     support, labels, queries = _checked(support, labels, queries)
-    texts = _matrix(texts, "texts")
+    texts = matrix("texts", texts)
     _same_width(support, texts, "texts")
-    affinity = _unit(queries @ texts.T) @ _unit(support @ texts.T).T  # (n, m)
+    affinity = of_unit_norm(queries @ texts.T) @ of_unit_norm(support @ texts.T).T  # (n, m)
     affinity = affinity - affinity.min(axis=1, keepdims=True)
     affinity = affinity / np.maximum(affinity.max(axis=1, keepdims=True), 1e-12)
     return _cache(affinity, labels, beta)
@@ -238,21 +239,8 @@ def _one_hot(labels: np.ndarray) -> np.ndarray:
     return np.eye(labels.max() + 1)[labels]  # (m, c)
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-
-
 def _even(means: np.ndarray) -> np.ndarray:
     return np.full(len(means), 1 / len(means))
-
-
-def _matrix(values: np.ndarray, name: str) -> np.ndarray:
-    x = np.asarray(values, dtype=np.float64)
-    if x.ndim != 2 or not x.size:
-        raise CrossgapError(f"The {name} must be features (n, d) with n > 0, but their shape is {x.shape}.")
-    if not np.isfinite(x).all():
-        raise CrossgapError(f"The {name} hold NaN or infinite values.")
-    return x
 
 
 def _same_width(images: np.ndarray, others: np.ndarray, name: str) -> None:
@@ -261,7 +249,7 @@ def _same_width(images: np.ndarray, others: np.ndarray, name: str) -> None:
 
 
 def _checked(support: np.ndarray, labels: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    support, queries, labels = _matrix(support, "support"), _matrix(queries, "queries"), np.asarray(labels)
+    support, queries, labels = matrix("support", support), matrix("queries", queries), np.asarray(labels)
     _same_width(support, queries, "queries")
     if labels.shape != (len(support),) or labels.dtype.kind not in "iu":
         raise CrossgapError(f"{len(support)} support images need as many whole-number labels.")
@@ -272,7 +260,7 @@ def _checked(support: np.ndarray, labels: np.ndarray, queries: np.ndarray) -> tu
 
 
 def _prompts(prompts: np.ndarray, support: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    prompts = _matrix(prompts, "prompts")
+    prompts = matrix("prompts", prompts)
     _same_width(support, prompts, "prompts")
     if len(prompts) != labels.max() + 1:
         raise CrossgapError(f"There are {len(prompts)} prompts for {labels.max() + 1} classes.")

@@ -13,6 +13,14 @@ from pandas.io.formats.style import Styler
 from crossgap_lib import metrics
 from crossgap_lib.errors import CrossgapError
 
+METRICS = {"mAP": "ap", "R-Precision": "r_precision"}  # name in tables -> name in ``metrics.Retrieval``
+
+
+def in_percent(result: metrics.Retrieval, metric: str = "ap", seed: int = 0) -> tuple[float, float, float]:
+    """The mean of a metric over queries, with its 95 % bootstrap interval, in percent: (value, low, high)."""
+    value, low, high = result.means[metric], *result.interval(metric, seed)
+    return 100 * value, 100 * low, 100 * high
+
 
 def paired_gain(
     values: np.ndarray, native: np.ndarray, *, seed: int = 0, level: float = 0.95

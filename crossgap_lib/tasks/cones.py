@@ -13,7 +13,7 @@ from crossgap_lib import metrics
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.inversion.result import Inversion
 from crossgap_lib.projection.linear import Projection
-from crossgap_lib.tasks.comparison import paired_gain
+from crossgap_lib.tasks.comparison import in_percent, paired_gain
 from crossgap_lib.tasks.pairs import all_similarities
 
 ORIGINAL, PROJECTED, ADJUSTED = "original", "projected (Eq. 11)", "mean-adjusted (Eq. 12)"
@@ -96,6 +96,6 @@ def variant_retrieval(variants: Mapping[str, Embeddings], *, seed: int = 0) -> p
     for name, e in variants.items():
         result = metrics.retrieval(e, e)
         change = (np.nan,) * 3 if before is None else paired_gain(result.ap, before, seed=seed)
-        rows.append((name, *(100 * v for v in (result.means["ap"], *result.interval("ap", seed), *change))))
+        rows.append((name, *in_percent(result, "ap", seed), *(100 * v for v in change)))
         before = result.ap
     return pd.DataFrame(rows, columns=["variant", "mAP", "low", "high", "change", "change low", "change high"])

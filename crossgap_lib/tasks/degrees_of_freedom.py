@@ -17,6 +17,7 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator, lsmr
 
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.memory import PeakMemory
+from crossgap_lib.tasks.pairs import matrix, of_unit_norm
 
 Similarities = np.ndarray | LinearOperator  # S (n_T, N), as numbers or as products with it
 
@@ -27,16 +28,6 @@ _SINGULAR = 1e-11  # of the largest: smaller singular values count as zero
 def unknowns(d: int) -> int:
     """Free entries of a symmetric (d, d) matrix: how many norms it takes to determine Q (App. A, after Eq. 9)."""
     return d * (d + 1) // 2
-
-
-def _matrix(name: str, values: np.ndarray) -> np.ndarray:
-    """The values as float64 (rows, columns); raises CrossgapError where they are no such thing."""
-    matrix = np.asarray(values, dtype=np.float64)
-    if matrix.ndim != 2 or 0 in matrix.shape:
-        raise CrossgapError(f"The {name} must be a matrix with rows and columns, not of shape {matrix.shape}.")
-    if not np.isfinite(matrix).all():
-        raise CrossgapError(f"The {name} hold NaN or infinity.")
-    return matrix
 
 
 # ---------------------------------------------------------------- with anchors
@@ -62,7 +53,7 @@ class Anchors:
 
 def describe_anchors(texts: np.ndarray) -> Anchors:
     """Singular values, rank and condition number of the anchor matrix (k, d)."""
-    texts = _matrix("anchors", texts)
+    texts = matrix("anchors", texts)
     return Anchors(texts.shape[1], np.linalg.svd(texts, compute_uv=False))
 
 
@@ -77,7 +68,7 @@ def from_anchors(texts: np.ndarray, s: np.ndarray, cutoff: float = 0.0) -> np.nd
     Raises:
         CrossgapError: no matrices, NaN, or k differs between the two.
     """
-    texts, s = _matrix("anchors", texts), _matrix("similarities", s)
+    texts, s = matrix("anchors", texts), matrix("similarities", s)
     if len(texts) != len(s):
         raise CrossgapError(f"{len(texts)} anchors do not go with similarities to {len(s)} texts.")
     largest = np.linalg.norm(texts, 2)
@@ -97,7 +88,7 @@ def column_space(s: Similarities, d: int, *, rounds: int = 0, seed: int = 0) -> 
     Raises:
         CrossgapError: S is no matrix, holds NaN, or has a rank below d.
     """
-    s = s if isinstance(s, LinearOperator) else aslinearoperator(_matrix("similarities", s))
+    s = s if isinstance(s, LinearOperator) else aslinearoperator(matrix("similarities", s))
     if not 1 <= d <= min(s.shape):
         raise CrossgapError(f"Similarities of shape {s.shape} can't have rank {d}.")
     width = d if rounds == 0 else min(2 * d, *s.shape)
@@ -172,7 +163,7 @@ def solve_norms(v: np.ndarray, *, tolerance: float = 1e-12, most: int = 5000) ->
         tolerance: of the residuals, relative; the similarities end about a hundred times above it.
         most: iterations.
     """
-    v = _matrix("rows of V", v)
+    v = matrix("rows of V", v)
     x, _, iterations, *_ = lsmr(
         norm_equations(v), np.ones(len(v)), atol=tolerance, btol=tolerance, conlim=0, maxiter=most
     )
@@ -291,7 +282,7 @@ def from_text_softmax(
 
     Centred over the texts, S becomes (X_T - mean) X_I^T, whose right singular space still is that of X_I.
     """
-    log_p = _matrix("log-probabilities", log_p) / scale
+    log_p = matrix("log-probabilities", log_p) / scale
     return recover(log_p - log_p.mean(axis=0), d, rounds=rounds, tolerance=tolerance)
 
 
@@ -307,7 +298,7 @@ def from_image_softmax(
     Raises:
         CrossgapError: bad numbers, or fewer than (d + 1) (d + 2) / 2 - 1 images.
     """
-    log_p = _matrix("log-probabilities", log_p) / scale
+    log_p = matrix("log-probabilities", log_p) / scale
     _enough(log_p.shape[1], unknowns(d + 1) - 1)
     v = column_space(log_p - log_p.mean(axis=1, keepdims=True), d, rounds=rounds)
     v = np.hstack([v, np.ones((len(v), 1))])
@@ -342,8 +333,7 @@ class RandomUnits:
         """Rows start:stop of one block: start a multiple of BLOCK, and at most BLOCK rows."""
         start, stop, _ = rows.indices(len(self))
         made = np.random.default_rng([self.seed, start // BLOCK, 1]).standard_normal((BLOCK, self.shape[1]))
-        made = made[: stop - start]
-        return made / np.linalg.norm(made, axis=1, keepdims=True)
+        return of_unit_norm(made[: stop - start])
 
 
 def products(texts: RandomUnits, images: RandomUnits) -> LinearOperator:

@@ -10,8 +10,9 @@ from crossgap_lib import metrics
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.tasks.classifiers import prototype
-from crossgap_lib.tasks.pairs import similarities, similarity_blocks
-from crossgap_lib.tasks.shots import as_rows, draw_support
+from crossgap_lib.tasks.comparison import METRICS, in_percent
+from crossgap_lib.tasks.pairs import as_rows, similarities, similarity_blocks
+from crossgap_lib.tasks.shots import draw_support
 
 
 def correctly_classified(images: Embeddings, prompts: Embeddings) -> np.ndarray:
@@ -99,10 +100,10 @@ def stage_measures(stages: Sequence[Stage], prompts: Embeddings, *, seed: int = 
             for task, queries in (("text-image", prompts), ("image-image", stage.images)):
                 chosen = queries[queries.labels == label]
                 result = metrics.retrieval(chosen, stage.images)
-                for metric, name in (("ap", "mAP"), ("r_precision", "R-Precision")):
-                    low, high = result.interval(metric, seed) if len(chosen) > 1 else (np.nan, np.nan)
-                    values = [100 * v for v in (result.means[metric], low, high)]
-                    rows.append((stage.name, task, kind, len(chosen), name, *values))
+                for name, metric in METRICS.items():
+                    value, *interval = in_percent(result, metric, seed)
+                    interval = interval if len(chosen) > 1 else (np.nan, np.nan)
+                    rows.append((stage.name, task, kind, len(chosen), name, value, *interval))
     return pd.DataFrame(rows, columns=["stage", "task", "query class", "queries", "metric", "value", "low", "high"])
 
 

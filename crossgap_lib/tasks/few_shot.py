@@ -19,8 +19,8 @@ from crossgap_lib.errors import CrossgapError
 from crossgap_lib.metrics import answered_rightly
 from crossgap_lib.projection.linear import Projection
 from crossgap_lib.tasks import classifiers
-from crossgap_lib.tasks.pairs import class_prompts
-from crossgap_lib.tasks.shots import FewShotSplit, as_rows, draw_support
+from crossgap_lib.tasks.pairs import as_rows, class_prompts
+from crossgap_lib.tasks.shots import FewShotSplit, draw_support
 
 if TYPE_CHECKING:
     from crossgap_lib.models.encoder import DualEncoder

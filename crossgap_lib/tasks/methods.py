@@ -9,10 +9,10 @@ import pandas as pd
 from crossgap_lib import metrics
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.inversion.oti_ovi import oti
-from crossgap_lib.metrics.streamed.retrieval import exact_retrieval
+from crossgap_lib.metrics.large import exact_retrieval
 from crossgap_lib.projection.linear import pca_of_prompts
 from crossgap_lib.tasks.along_steps import along_steps, snapshot_steps
-from crossgap_lib.tasks.comparison import gain_table
+from crossgap_lib.tasks.comparison import METRICS, gain_table, in_percent
 from crossgap_lib.tasks.dogs_vs_cats import correctly_classified, few_shot_prototypes
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def image_image_methods(
 def method_table(found: Mapping[str, metrics.Retrieval], *, seed: int = 0) -> pd.DataFrame:
     """``gain_table`` of mAP and of R-Precision over the original, with the column metric added."""
     tables = []
-    for metric, name in (("mAP", "ap"), ("R-Precision", "r_precision")):
+    for metric, name in METRICS.items():
         values = {method: result.per_query[name] for method, result in found.items()}
         tables.append(gain_table(values, ORIGINAL, seed=seed).assign(metric=metric))
     return pd.concat(tables, ignore_index=True)
@@ -76,9 +76,10 @@ def retrieval_and_shots(
     (bootstrap over pictures), k-shot accuracy by image prototypes (quantiles over 20 draws). What a model without text,
     or a small set, can't give is left out.
     """
-    rows = [_measured("I-I", metrics.retrieval(images, images), seed, metric) for metric in ("mAP", "R-Precision")]
+    among_images = metrics.retrieval(images, images)
+    rows = [(f"I-I {name}", *in_percent(among_images, metric, seed)) for name, metric in METRICS.items()]
     if prompts is not None:
-        rows.insert(0, (*_measured("T-I", metrics.retrieval(prompts, images), seed, "mAP")[:2], np.nan, np.nan))
+        rows.insert(0, ("T-I mAP", 100 * metrics.retrieval(prompts, images).means["ap"], np.nan, np.nan))
         right = correctly_classified(images, prompts).astype(float)  # (n,)
         rows.append(("T-I 0-shot", *(100 * v for v in (right.mean(), *metrics.bootstrap_interval(right, seed)))))
     for k in shots:
@@ -86,9 +87,3 @@ def retrieval_and_shots(
             draws = 100 * few_shot_prototypes(images, k)
             rows.append((f"I-I {k}-shot", draws.mean(), *np.quantile(draws, [0.025, 0.975])))
     return pd.DataFrame(rows, columns=["column", "value", "low", "high"])
-
-
-def _measured(task: str, result: metrics.Retrieval, seed: int, metric: str) -> tuple[str, float, float, float]:
-    name = {"mAP": "ap", "R-Precision": "r_precision"}[metric]
-    low, high = result.interval(name, seed)
-    return f"{task} {metric}", 100 * result.means[name], 100 * low, 100 * high

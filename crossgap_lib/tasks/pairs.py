@@ -1,4 +1,4 @@
-"""Sets to compare: image-text pairs, caption sets, what is drawn from a set, and the similarities between two sets."""
+"""Sets to compare: image-text pairs, caption sets, what is drawn from a set, its rows, and the similarities of two."""
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
@@ -22,6 +22,26 @@ Rows = TypeVar("Rows", Dataset, Embeddings)
 def drawn(rows: Rows, n: int = 0, seed: int = 0) -> Rows:
     """n pictures of a data set, or n embeddings, as ``drawn_rows`` draws them."""
     return rows[drawn_rows(rows.ids, n, seed)]
+
+
+def matrix(name: str, values: np.ndarray) -> np.ndarray:
+    """The values as float64 (rows, columns); raises CrossgapError where they are no such thing."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 2 or 0 in array.shape:
+        raise CrossgapError(f"The {name} must be a matrix with rows and columns, not of shape {array.shape}.")
+    if not np.isfinite(array).all():
+        raise CrossgapError(f"The {name} hold NaN or infinity.")
+    return array
+
+
+def as_rows(e: Embeddings) -> np.ndarray:
+    """Features as float64 (n, d)."""
+    return e.features.double().numpy()
+
+
+def of_unit_norm(rows: np.ndarray) -> np.ndarray:
+    """Rows (..., d) at unit norm; a row of zeros stays as it is."""
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True).clip(1e-12)
 
 
 def similarity_blocks(queries: Embeddings, gallery: Embeddings) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.tasks import degrees_of_freedom as dof
+from crossgap_lib.tasks.pairs import as_rows, of_unit_norm
 
 READOUTS = ("cosine", "sigmoid", "softmax over texts", "softmax over images")
 _ROWS = 500  # images whose similarities to all others are compared
@@ -27,15 +28,13 @@ Pairs = tuple[np.ndarray, np.ndarray]  # similarities (m,): the images' own, and
 
 def random_pairs(n: int, d: int, seed: int) -> Pairs:
     """(images, texts), each n random unit vectors (n, d)."""
-    rows = np.random.default_rng([n, d, seed]).standard_normal((2, n, d))
-    images, texts = rows / np.linalg.norm(rows, axis=2, keepdims=True)
+    images, texts = of_unit_norm(np.random.default_rng([n, d, seed]).standard_normal((2, n, d)))
     return images, texts
 
 
 def unit_rows(e: Embeddings) -> np.ndarray:
     """Features (n, d) as float64, of unit norm to float64's rounding: what Eq. 8 takes for granted."""
-    rows = e.features.double().numpy()
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return of_unit_norm(as_rows(e))
 
 
 def other_pairs(images: np.ndarray, found: np.ndarray) -> Pairs:
@@ -85,8 +84,7 @@ def anchor_sweep(
         for noise in noises:
             s = _with_noise(anchors @ images.T, noise, seed)
             plain = dof.from_anchors(anchors, s)
-            cut = dof.from_anchors(anchors, s, cutoff=noise * np.sqrt(len(anchors)))
-            cut = cut / np.linalg.norm(cut, axis=1, keepdims=True).clip(1e-12)
+            cut = of_unit_norm(dof.from_anchors(anchors, s, cutoff=noise * np.sqrt(len(anchors))))
             for solver, x in (("all directions", plain), ("above the noise", cut)):
                 scores = agreement(*other_pairs(images, x[:_ROWS] @ x.T))
                 table.append({"anchors": len(anchors), "noise": noise, "solver": solver} | scores)

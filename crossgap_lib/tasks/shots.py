@@ -8,6 +8,7 @@ import numpy as np
 from crossgap_lib.datasets.dataset import Dataset
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.tasks.pairs import as_rows
 
 
 def draw_support(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
@@ -111,11 +112,6 @@ def _check_part(name: str, e: Embeddings, train: Embeddings) -> None:
         raise CrossgapError(f"The {name} pictures have other class names than the training ones.")
     if len(unseen := np.setdiff1d(e.labels, train.labels)):
         raise CrossgapError(f"No training picture shows class {unseen[0]}, of which there are {name} pictures.")
-
-
-def as_rows(e: Embeddings) -> np.ndarray:
-    """Features as the classifiers take them: float64 (n, d)."""
-    return e.features.double().numpy()
 
 
 def equal_rows(a: Embeddings, b: Embeddings) -> int:

@@ -3,12 +3,12 @@
 import numpy as np
 
 from crossgap_lib.datasets.dataset import Dataset
-from crossgap_lib.datasets.named.benchmark import Benchmark
+from crossgap_lib.datasets.named.named_set import NamedSet
 from crossgap_lib.datasets.named.places import named_pictures, picture_folder, read_fields, read_lines, root_and_split
 from crossgap_lib.errors import CrossgapError
 
 
-def read(row: Benchmark, spec: str, rest: str, *, split: str | None = None, skip_missing: bool = False) -> Dataset:
+def read(row: NamedSet, spec: str, rest: str, *, split: str | None = None, skip_missing: bool = False) -> Dataset:
     """One split; labels number the variants in the order of variants.txt, as CoOp does.
 
     Raises:

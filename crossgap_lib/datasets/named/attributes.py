@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from crossgap_lib.datasets.dataset import Dataset
-from crossgap_lib.datasets.named.benchmark import Benchmark
 from crossgap_lib.datasets.named.lookup import placement
+from crossgap_lib.datasets.named.named_set import NamedSet
 from crossgap_lib.datasets.named.places import named_pictures, picture_folder, read_json, root_and_split
 from crossgap_lib.errors import CrossgapError, did_you_mean
 
@@ -17,7 +17,7 @@ _UNDEFINED = "undefined"
 
 
 def read(
-    row: Benchmark,
+    row: NamedSet,
     spec: str,
     rest: str,
     *,
@@ -54,7 +54,7 @@ def read(
     return named_pictures(spec, folder, list(defined), file, skip_missing, labels=labels, class_names=tuple(classes))
 
 
-def _label_file(row: Benchmark, folder: Path, split: str) -> Path:
+def _label_file(row: NamedSet, folder: Path, split: str) -> Path:
     found = next((path for path in (folder / name.format(split) for name in _FILES) if path.is_file()), None)
     if found is None:
         raise CrossgapError(f"No {_FILES[0].format(split)} in {folder} ({placement(row.name)}).")

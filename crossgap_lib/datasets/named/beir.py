@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from crossgap_lib.datasets.named.benchmark import Benchmark
 from crossgap_lib.datasets.named.collection import TextCollection, id_and_text, json_lines
 from crossgap_lib.datasets.named.lookup import placement
+from crossgap_lib.datasets.named.named_set import NamedSet
 from crossgap_lib.datasets.named.places import root_of
 from crossgap_lib.datasets.picture_files import absolute
 from crossgap_lib.errors import CrossgapError
@@ -17,7 +17,7 @@ from crossgap_lib.errors import CrossgapError
 _PAIR = ("query-id", "corpus-id")
 
 
-def read(row: Benchmark, spec: str, rest: str) -> TextCollection:
+def read(row: NamedSet, spec: str, rest: str) -> TextCollection:
     """Queries that have a positive, against the whole corpus; a judgement without a score, or above 0, is positive.
 
     Raises:
@@ -41,7 +41,7 @@ def read(row: Benchmark, spec: str, rest: str) -> TextCollection:
     )
 
 
-def _rows(row: Benchmark, root: Path, part: str) -> list[dict]:
+def _rows(row: NamedSet, root: Path, part: str) -> list[dict]:
     """The rows of ``part``: a folder of Parquet, JSON lines or TSV files, or one JSON lines file."""
     inside = sorted(path for path in (root / part).glob("*") if path.suffix in _READ)
     files = inside or [path for path in (root / f"{part}.jsonl",) if path.is_file()]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from crossgap_lib.datasets.caption_files import CaptionRow, read_captions
 from crossgap_lib.datasets.dataset import Dataset, from_files
-from crossgap_lib.datasets.named.benchmark import Benchmark
+from crossgap_lib.datasets.named.named_set import NamedSet
 from crossgap_lib.datasets.named.places import root_and_split
 from crossgap_lib.datasets.picture_files import absolute, existing_folder
 from crossgap_lib.errors import CrossgapError
@@ -20,7 +20,7 @@ _PICTURE_FOLDERS = (
 
 
 def read(
-    row: Benchmark,
+    row: NamedSet,
     spec: str,
     rest: str,
     *,
@@ -33,7 +33,7 @@ def read(
     return with_pictures(spec, file, rows, images, skip_missing)
 
 
-def caption_rows(row: Benchmark, rest: str, split: str | None = None) -> tuple[Path, list[CaptionRow]]:
+def caption_rows(row: NamedSet, rest: str, split: str | None = None) -> tuple[Path, list[CaptionRow]]:
     """(caption file, its rows): all that text-text retrieval needs, no picture is looked for."""
     root, split = root_and_split(row, rest, split)
     file = root / row.markers[0]

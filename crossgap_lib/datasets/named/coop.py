@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from crossgap_lib.datasets.dataset import Dataset
-from crossgap_lib.datasets.named.benchmark import Benchmark
+from crossgap_lib.datasets.named.named_set import NamedSet
 from crossgap_lib.datasets.named.places import named_pictures, picture_folder, read_json, root_and_split
 from crossgap_lib.errors import CrossgapError
 
@@ -20,7 +20,7 @@ class Entry(NamedTuple):
     class_name: str
 
 
-def read(row: Benchmark, spec: str, rest: str, *, split: str | None = None, skip_missing: bool = False) -> Dataset:
+def read(row: NamedSet, spec: str, rest: str, *, split: str | None = None, skip_missing: bool = False) -> Dataset:
     """One split of a set; class names as CoOp prompts them, underscores as spaces.
 
     Raises:

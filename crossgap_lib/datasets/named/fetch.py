@@ -5,8 +5,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from crossgap_lib.datasets.named.benchmark import Benchmark
 from crossgap_lib.datasets.named.lookup import find, placement
+from crossgap_lib.datasets.named.named_set import NamedSet
 from crossgap_lib.datasets.picture_files import absolute
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.hub import one_sentence
@@ -32,19 +32,19 @@ def fetch_dataset(spec: str) -> str:
     return f"{done} Left to do: {row.by_hand} by hand; expected is {row.tree}." if row.by_hand else done
 
 
-def _torchvision(row: Benchmark, folder: Path) -> None:
+def _torchvision(row: NamedSet, folder: Path) -> None:
     import torchvision.datasets
 
     getattr(torchvision.datasets, row.torchvision)(root=str(folder), download=True)
 
 
-def _hub(row: Benchmark, folder: Path) -> None:
+def _hub(row: NamedSet, folder: Path) -> None:
     import huggingface_hub
 
     huggingface_hub.snapshot_download(repo_id=row.hub, repo_type="dataset", local_dir=str(folder))
 
 
-def _sklearn(row: Benchmark, folder: Path) -> None:
+def _sklearn(row: NamedSet, folder: Path) -> None:
     """Posts as text files. scikit-learn's own copy, a pickle, is written to a folder that goes, and never read."""
     from sklearn.datasets import fetch_20newsgroups
 

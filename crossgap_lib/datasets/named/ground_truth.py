@@ -6,7 +6,6 @@ the file's choosing is made or called: whatever else the file asks for is refuse
 """
 
 import json
-import os
 import pickletools
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -15,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from crossgap_lib.datasets.picture_files import digest
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.paths import cache_dir
+from crossgap_lib.store import cached, whole
 
 LARGEST = 2**26  # bytes of a file; the ground truth of ROxford has some hundred thousand
 MOST, DEEPEST = 2**22, 20  # values, which a file may count several times by reference, and containers in containers
@@ -280,12 +278,10 @@ def as_json(path: Path, check: Callable[[Any], Any]) -> Any:
         CrossgapError: as ``read_plain_pickle``, or as ``check`` does.
     """
     try:
-        kept = cache_dir() / "ground_truth" / f"{digest([_VERSION, path.read_bytes()])}.json"
+        kept = cached("ground_truth", (_VERSION, path.read_bytes()), ".json")
         return json.loads(kept.read_text())
     except (OSError, ValueError):  # not there, or cut off
         value = check(read_plain_pickle(path))
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    scratch = kept.with_suffix(f".{os.getpid()}")
-    scratch.write_text(json.dumps(value))
-    scratch.replace(kept)
+    with whole(kept) as part:
+        part.write_text(json.dumps(value))
     return value

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from crossgap_lib.datasets.dataset import Dataset, from_files
-from crossgap_lib.datasets.named.benchmark import Benchmark
 from crossgap_lib.datasets.named.lookup import placement
+from crossgap_lib.datasets.named.named_set import NamedSet
 from crossgap_lib.datasets.named.places import read_fields, root_and_split
 from crossgap_lib.datasets.picture_files import pictures_in, subfolders
 from crossgap_lib.errors import CrossgapError
@@ -14,7 +14,7 @@ from crossgap_lib.errors import CrossgapError
 _FOLDER = {"train": "train", "val": "val", "test": "val"}  # as CoOp: tested on the validation pictures
 
 
-def read(row: Benchmark, spec: str, rest: str, *, split: str | None = None) -> Dataset:
+def read(row: NamedSet, spec: str, rest: str, *, split: str | None = None) -> Dataset:
     """One split; labels number the classes in the order of their folder names, class names are CLIP's.
 
     Raises:
@@ -36,7 +36,7 @@ def read(row: Benchmark, spec: str, rest: str, *, split: str | None = None) -> D
     return from_files(spec, ids, paths, labels=labels, class_names=tuple(name_of[f] for f in order))
 
 
-def _part(row: Benchmark, root: Path, name: str) -> Path:
+def _part(row: NamedSet, root: Path, name: str) -> Path:
     found = next((base for base in (root / "images" / name, root / name) if base.is_dir()), None)
     if found is None:
         raise CrossgapError(f"No folder images/{name} in {root} ({placement(row.name)}).")

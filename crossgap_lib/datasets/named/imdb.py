@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from crossgap_lib.datasets.named.benchmark import Benchmark
 from crossgap_lib.datasets.named.collection import TextCollection
 from crossgap_lib.datasets.named.lookup import placement
+from crossgap_lib.datasets.named.named_set import NamedSet
 from crossgap_lib.datasets.named.places import root_and_split
 from crossgap_lib.datasets.picture_files import natural
 from crossgap_lib.errors import CrossgapError
@@ -18,7 +18,7 @@ SENTIMENTS = ("neg", "pos")  # label 0 and 1, as the hub numbers them
 _QUERIES = ("a negative review of a film", "a positive review of a film")
 
 
-def read(row: Benchmark, spec: str, rest: str, *, split: str | None = None) -> TextCollection:
+def read(row: NamedSet, spec: str, rest: str, *, split: str | None = None) -> TextCollection:
     """One sentence on each sentiment, against the reviews of a split, or of both ("all").
 
     Raises:

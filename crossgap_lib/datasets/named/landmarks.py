@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 
 from crossgap_lib.datasets.dataset import Dataset
-from crossgap_lib.datasets.named.benchmark import Benchmark
 from crossgap_lib.datasets.named.ground_truth import as_json
+from crossgap_lib.datasets.named.named_set import NamedSet
 from crossgap_lib.datasets.named.places import named_pictures, picture_folder, root_and_split
-from crossgap_lib.datasets.picture_files import digest
 from crossgap_lib.errors import CrossgapError, UnreadableImage, did_you_mean
+from crossgap_lib.store import digest
 
 # What is relevant and what is taken out of the ranking (junk), Radenovic et al. 2018, Sec. 3.3.
 DIFFICULTIES = {
@@ -47,7 +47,7 @@ class GroundTruth:
 
 
 def read(
-    row: Benchmark,
+    row: NamedSet,
     spec: str,
     rest: str,
     *,

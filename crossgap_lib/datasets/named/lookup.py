@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from crossgap_lib.datasets.named.benchmark import CTG, PLAIN_TEMPLATE, RE, Benchmark
+from crossgap_lib.datasets.named.named_set import CTG, PLAIN_TEMPLATE, RE, NamedSet
 from crossgap_lib.datasets.named.table import SETS
 from crossgap_lib.errors import CrossgapError, did_you_mean
 
@@ -16,7 +16,7 @@ _OWN = {  # specs of ``load_dataset`` that name no data set of the papers
 _WIDTH = max(map(len, _OWN))
 
 
-def find(name: str) -> Benchmark:
+def find(name: str) -> NamedSet:
     """The row of this name. Raises CrossgapError with the closest names."""
     if name not in SETS:
         raise unknown(name, SETS)
@@ -53,7 +53,7 @@ def listing() -> str:
     return "\n".join([*map(_entry, SETS.values()), "", "Anything else:", *own])
 
 
-def _entry(row: Benchmark) -> str:
+def _entry(row: NamedSet) -> str:
     papers = {CTG: "Cross the Gap", RE: "Reevaluating"}
     served = {paper: ", ".join(t for source, t in row.tables if source == key) for key, paper in papers.items()}
     facts = {

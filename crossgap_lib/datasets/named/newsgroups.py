@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from crossgap_lib.datasets.named.benchmark import Benchmark
 from crossgap_lib.datasets.named.collection import TextCollection
+from crossgap_lib.datasets.named.named_set import NamedSet
 from crossgap_lib.datasets.named.places import root_and_split
 from crossgap_lib.datasets.picture_files import natural, subfolders
 from crossgap_lib.errors import CrossgapError
@@ -38,7 +38,7 @@ TOPICS = {
 }
 
 
-def read(row: Benchmark, spec: str, rest: str, *, split: str | None = None) -> TextCollection:
+def read(row: NamedSet, spec: str, rest: str, *, split: str | None = None) -> TextCollection:
     """ "a post about computer graphics" for each group there is, against the posts of a split.
 
     Raises:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from crossgap_lib.datasets.dataset import Dataset, from_files
-from crossgap_lib.datasets.named.benchmark import Benchmark
 from crossgap_lib.datasets.named.lookup import placement
+from crossgap_lib.datasets.named.named_set import NamedSet
 from crossgap_lib.datasets.picture_files import absolute
 from crossgap_lib.errors import CrossgapError, did_you_mean
 
 
-def root_and_split(row: Benchmark, rest: str, split: str | None = None) -> tuple[Path, str]:
+def root_and_split(row: NamedSet, rest: str, split: str | None = None) -> tuple[Path, str]:
     """(folder that holds one of ``row.markers``, split) of "PATH" or "PATH/train"; the table's first split by default.
 
     Raises:
@@ -32,7 +32,7 @@ def root_and_split(row: Benchmark, rest: str, split: str | None = None) -> tuple
     return root_of(row, path), split
 
 
-def root_of(row: Benchmark, path: Path) -> Path:
+def root_of(row: NamedSet, path: Path) -> Path:
     """The folder at or below ``path`` that holds one of ``row.markers``; raises CrossgapError (``placement``)."""
     root = _root(row, path)
     if root is None:
@@ -40,12 +40,12 @@ def root_of(row: Benchmark, path: Path) -> Path:
     return root
 
 
-def _root(row: Benchmark, path: Path) -> Path | None:
+def _root(row: NamedSet, path: Path) -> Path | None:
     below = [path, *(path / name for name in row.folders)]
     return next((folder for folder in below if any((folder / m).exists() for m in row.markers)), None)
 
 
-def picture_folder(row: Benchmark, root: Path) -> Path:
+def picture_folder(row: NamedSet, root: Path) -> Path:
     """The folder in which the pictures of ``row`` lie: beside its marker, or where a download puts them.
 
     Raises:

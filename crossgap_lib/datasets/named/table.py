@@ -1,6 +1,6 @@
 """One row for each data set of the papers: what it is, where its files lie, how it is split, how it gets here."""
 
-from crossgap_lib.datasets.named.benchmark import CTG, RE, Benchmark
+from crossgap_lib.datasets.named.named_set import CTG, RE, NamedSet
 
 
 def _tables(source: str, names: str) -> tuple[tuple[str, str], ...]:
@@ -27,10 +27,10 @@ def _coop(
     tables: tuple[tuple[str, str], ...] = _ELEVEN,
     also_by_hand: str = "",
     note: str = "",
-) -> Benchmark:
+) -> NamedSet:
     """A set with one of CoOp's split files."""
     file = f"split_zhou_{split}.json"
-    return Benchmark(
+    return NamedSet(
         name,
         what,
         "coop",
@@ -49,7 +49,7 @@ def _coop(
 
 
 _CLASSIFICATION = [
-    Benchmark(
+    NamedSet(
         "imagenet",
         "1000 classes of objects (ILSVRC 2012)",
         "imagenet",
@@ -120,7 +120,7 @@ _CLASSIFICATION = [
         folders=("food-101",),
         torchvision="Food101",
     ),
-    Benchmark(
+    NamedSet(
         "fgvc-aircraft",
         "100 variants of aircraft",
         "aircraft",
@@ -183,8 +183,8 @@ _CLASSIFICATION = [
 ]
 
 
-def _landmarks(name: str, what: str, published: tuple[str, str]) -> Benchmark:
-    return Benchmark(
+def _landmarks(name: str, what: str, published: tuple[str, str]) -> NamedSet:
+    return NamedSet(
         name,
         what,
         "landmarks",
@@ -202,7 +202,7 @@ def _landmarks(name: str, what: str, published: tuple[str, str]) -> Benchmark:
 
 
 _RETRIEVAL = [
-    Benchmark(
+    NamedSet(
         "cub",
         "11 788 birds of 200 species (CUB-200-2011)",
         "metric_learning",
@@ -216,7 +216,7 @@ _RETRIEVAL = [
         pictures="images",
         splits=("all", "train", "test"),
     ),
-    Benchmark(
+    NamedSet(
         "sop",
         "pictures of products for sale (Stanford Online Products)",
         "metric_learning",
@@ -231,7 +231,7 @@ _RETRIEVAL = [
     ),
     _landmarks("roxford5k", "landmarks of Oxford, revisited (Radenovic et al. 2018)", ("Oxford", "ROxford")),
     _landmarks("rparis6k", "landmarks of Paris, revisited (Radenovic et al. 2018)", ("Paris", "RParis")),
-    Benchmark(
+    NamedSet(
         "bdd100k",
         "driving scenes with weather, time of day and scene",
         "attributes",
@@ -250,9 +250,9 @@ _RETRIEVAL = [
 _FIRST_CAPTION = "queries: first captions, gallery: all captions (Cross the Gap, Sec. 5.2), "
 
 
-def _karpathy(name: str, what: str, published: str, tables: str, marker: str, pictures: str) -> Benchmark:
+def _karpathy(name: str, what: str, published: str, tables: str, marker: str, pictures: str) -> NamedSet:
     recalls = tuple(f"{published} {way} R@{k}" for way in ("image-to-text", "text-to-image") for k in (1, 5, 10))
-    return Benchmark(
+    return NamedSet(
         name,
         what,
         "captions",
@@ -284,7 +284,7 @@ _CAPTIONS = [
         "dataset_flickr30k.json",
         "flickr30k-images/*.jpg",
     ),
-    Benchmark(
+    NamedSet(
         "nocaps",
         "4500 photos of novel objects with 10 captions each",
         "captions",
@@ -300,8 +300,8 @@ _CAPTIONS = [
 ]
 
 
-def _nano(name: str, what: str, published: str, repository: str) -> Benchmark:
-    return Benchmark(
+def _nano(name: str, what: str, published: str, repository: str) -> NamedSet:
+    return NamedSet(
         name,
         what,
         "beir",
@@ -329,7 +329,7 @@ _TEXTS = [
     _nano("nano-nq", "questions to a search engine, and passages of Wikipedia", "NQ", "NanoNQ"),
     _nano("nano-scidocs", "titles of papers, and related papers", "SciDocs", "NanoSCIDOCS"),
     _nano("nano-scifact", "scientific claims, and abstracts", "SciFact", "NanoSciFact"),
-    Benchmark(
+    NamedSet(
         "20newsgroups",
         "posts to 20 newsgroups",
         "newsgroups",
@@ -341,7 +341,7 @@ _TEXTS = [
         splits=("test", "train"),
         texts_only=True,
     ),
-    Benchmark(
+    NamedSet(
         "imdb",
         "reviews of films, positive and negative",
         "imdb",
@@ -357,4 +357,4 @@ _TEXTS = [
     ),
 ]
 
-SETS: dict[str, Benchmark] = {row.name: row for row in [*_CLASSIFICATION, *_RETRIEVAL, *_CAPTIONS, *_TEXTS]}
+SETS: dict[str, NamedSet] = {row.name: row for row in [*_CLASSIFICATION, *_RETRIEVAL, *_CAPTIONS, *_TEXTS]}

@@ -20,9 +20,10 @@ from PIL import Image
 
 from crossgap_lib.datasets.dataset import Dataset
 from crossgap_lib.datasets.named.places import read_lines
-from crossgap_lib.datasets.picture_files import absolute, digest, stamp
+from crossgap_lib.datasets.picture_files import absolute, stamp
 from crossgap_lib.datasets.pictures import EXTENSIONS, open_picture
 from crossgap_lib.errors import CrossgapError, UnreadableImage
+from crossgap_lib.store import digest
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _SPAN = re.compile(r"(\d+)\.\.(\d+)")

@@ -7,7 +7,7 @@ PLAIN_TEMPLATE = "a photo of a {}"
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class NamedSet:
     """A data set that both papers or one of them use, as ``load_dataset(f"{name}:PATH")`` finds it."""
 
     name: str  # what a spec starts with
