@@ -4,13 +4,12 @@ import logging
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from textwrap import shorten
 from typing import TypeVar
 
 from huggingface_hub import constants as hub
 from huggingface_hub.utils import get_session
 
-from crossgap_lib.errors import CrossgapError
+from crossgap_lib.errors import CrossgapError, one_sentence
 
 T = TypeVar("T")
 
@@ -52,18 +51,3 @@ def hub_answers() -> bool:
     except Exception:  # whatever keeps the hub away, offline mode included
         return False
     return True
-
-
-@contextmanager
-def one_sentence(what: str, passing: type[Exception] = CrossgapError) -> Iterator[None]:
-    """Turn what a library raises on bad input, of any type, into one clear sentence."""
-    try:
-        yield
-    except (CrossgapError, passing):
-        raise
-    except Exception as error:
-        raise CrossgapError(f"{what}: {brief(error)}") from error
-
-
-def brief(error: BaseException) -> str:
-    return shorten(str(error) or type(error).__name__, 300, placeholder=" ...")

@@ -16,7 +16,7 @@ from crossgap_lib.datasets import load as datasets
 from crossgap_lib.embeddings import encode as encoding
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.inversion import oti_ovi as inversion
+from crossgap_lib.inversion import oti_ovi
 from crossgap_lib.models import load as models
 from crossgap_lib.runner import doctor, site
 from crossgap_lib.runner import notebooks as runner
@@ -284,7 +284,7 @@ def test_doctor_says_what_the_cache_holds(cache):
 def test_an_emptied_cache_is_what_crossgap_really_writes(cache, cats_and_dogs):
     model, images, _ = cats_and_dogs
     encoding.encode_texts(model, ["a dog"])
-    inversion.oti(model, images[:2], steps=1)
+    oti_ovi.oti(model, images[:2], steps=1)
     assert len(whats_left(cache)) == 2
     result = run("doctor", "--clear-cache")
     assert (result.exit_code, whats_left(cache)) == (0, set())

@@ -12,8 +12,7 @@ from crossgap_lib.datasets.load import load_dataset
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.embeddings.encode import encode_images, encode_texts
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.inversion import fewer_steps
-from crossgap_lib.inversion import oti_ovi as inversion
+from crossgap_lib.inversion import fewer_steps, oti_ovi
 from crossgap_lib.inversion.accelerated import Accelerated
 from crossgap_lib.inversion.fewer_steps import FIT_STEPS, accelerate
 from crossgap_lib.inversion.oti_ovi import oti, ovi
@@ -57,10 +56,13 @@ def test_the_start_is_fitted_with_the_template_of_the_run(mini, fitted):
 
 def test_the_fit_keeps_to_the_batch(mini, fitted, monkeypatch):
     _, images = fitted
-    sizes, run = [], inversion.invert_batch
-    monkeypatch.setattr(
-        inversion, "invert_batch", lambda job, rows, where: sizes.append(len(rows)) or run(job, rows, where)
-    )
+    sizes, run = [], oti_ovi.invert_batch
+
+    def noted(job, rows, where):
+        sizes.append(len(rows))
+        return run(job, rows, where)
+
+    monkeypatch.setattr(oti_ovi, "invert_batch", noted)
     small = accelerate(mini, "oti", 1, fit_on=images, batch_size=10)
     assert sizes == [10, 10, 10, 10, 8]
     torch.testing.assert_close(small.weights, accelerate(mini, "oti", 1, fit_on=images).weights, atol=1e-4, rtol=0)

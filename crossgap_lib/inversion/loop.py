@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 STD, LR, BETAS, EPS, DECAY = 0.02, 0.02, (0.9, 0.999), 1e-8, 0.01
 
-Encode = Callable[[Tensor], Tensor]  # pseudo-vectors (b, k, width) -> features (b, d)
+Encode = Callable[[Tensor], Tensor]  # pseudo-vectors (b, k, width) -> features (b, d), float32, not normalised
 Update = Callable[[int], None]  # changes the pseudo-vectors by their gradient, given the number of the step
 
 

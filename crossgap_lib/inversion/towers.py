@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.inversion.loop import Encode
 
-Encode = Callable[[Tensor], Tensor]  # pseudo-vectors (b, k, width) -> features (b, d), float32, not normalised
 KeysValues = tuple[Tensor, Tensor]  # of positions that every sample shares: (P, h, w) each
 
 
@@ -219,8 +219,8 @@ class TextTower:
         before = constants[: 0 if pasts else start]
 
         def encode(tokens: Tensor) -> Tensor:
-            parts = (before.expand(len(tokens), -1, -1), tokens + positions[start:end], constants[end:])
-            x = torch.cat([*parts[:2], parts[2].expand(len(tokens), -1, -1)], dim=1)  # (b, L or L - start, width)
+            ahead, behind = (part.expand(len(tokens), -1, -1) for part in (before, constants[end:]))
+            x = torch.cat([ahead, tokens + positions[start:end], behind], dim=1)  # (b, L or L - start, width)
             x = transformer(x, blocks, pasts, causal=self.causal, pooled=pooled - (start if pasts else 0))
             return project(norm(x[:, 0])).float()
 

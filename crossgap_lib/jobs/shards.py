@@ -20,8 +20,7 @@ import torch
 from crossgap_lib import memory
 from crossgap_lib.embeddings.embeddings import Embeddings, drawn_rows
 from crossgap_lib.embeddings.encode import skip_sentence
-from crossgap_lib.errors import CrossgapError
-from crossgap_lib.hub import brief
+from crossgap_lib.errors import CrossgapError, brief
 from crossgap_lib.inversion.accelerated import Accelerated
 from crossgap_lib.inversion.fewer_steps import FIT_SAMPLES, accelerate
 from crossgap_lib.inversion.oti_ovi import MIN_ROWS, TEMPLATE, Job, all_batches, check_width, invert_batch, job_for

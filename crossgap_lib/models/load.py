@@ -25,8 +25,8 @@ from transformers import PretrainedConfig
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from crossgap_lib import paths
-from crossgap_lib.errors import CrossgapError, did_you_mean
-from crossgap_lib.hub import brief, cache_only, cached_first, one_sentence
+from crossgap_lib.errors import CrossgapError, brief, did_you_mean, one_sentence
+from crossgap_lib.hub import cache_only, cached_first
 from crossgap_lib.models.encoder import AUTOCAST, DualEncoder
 from crossgap_lib.store import digest
 

@@ -8,8 +8,7 @@ from typing import Any
 from crossgap_lib.datasets.named.lookup import find, placement
 from crossgap_lib.datasets.named.named_set import NamedSet
 from crossgap_lib.datasets.picture_files import absolute
-from crossgap_lib.errors import CrossgapError
-from crossgap_lib.hub import one_sentence
+from crossgap_lib.errors import CrossgapError, one_sentence
 
 
 def fetch_dataset(spec: str) -> str:
