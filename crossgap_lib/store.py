@@ -1,12 +1,18 @@
 """What is kept on disk: the cache, files that are written whole or not at all, and the digests that name both."""
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b, file_digest
 from pathlib import Path
 
 from crossgap_lib.paths import cache_dir
+
+PARTS = ("embeddings", "inversions", "ground_truth")  # the folders that are made in the cache
+# What ``cached`` names a file, with the process id that ``whole`` adds while it is written (for ever, where the process
+# was killed); older versions called unfinished files .part.
+NAMED_BY_US = re.compile(r"\.?[0-9a-f]{32}(?P<process>\.\d+)?(\.safetensors|\.json|\.part)?")
 
 
 def digest(facts: Iterable[object]) -> str:
@@ -28,7 +34,7 @@ def content_digest(path: Path) -> str:
 
 
 def cached(part: str, facts: Iterable[object], suffix: str) -> Path:
-    """Where what depends on these facts is kept, in one of the parts of the cache; the file may not be there yet."""
+    """Where what depends on these facts is kept, in one of ``PARTS`` of the cache; the file may not be there yet."""
     return cache_dir() / part / f"{digest(facts)}{suffix}"
 
 

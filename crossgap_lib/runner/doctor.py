@@ -2,7 +2,6 @@
 
 import os
 import platform
-import re
 import time
 from collections.abc import Iterator, Sequence
 from importlib import metadata
@@ -15,10 +14,8 @@ from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.paths import MINIS, cache_dir
+from crossgap_lib.store import NAMED_BY_US, PARTS
 
-_PARTS = ("embeddings", "inversions", "ground_truth")  # the folders that crossgap makes in the cache
-# Named by a key; with a process id while being written, and for ever where the process was killed.
-_OURS = re.compile(r"\.?[0-9a-f]{32}(?P<process>\.\d+)?(\.safetensors|\.json|\.part)?")
 _WRITING = 3600  # seconds within which an unfinished file may still be finished
 
 
@@ -98,10 +95,10 @@ def clear_cache() -> list[str]:
 
 def _why_it_stays(path: Path) -> str | None:
     """Why a file in the cache is not to be removed; None where it is."""
-    named = _OURS.fullmatch(path.name)
+    named = NAMED_BY_US.fullmatch(path.name)
     if path.is_symlink():
         return "it is a link"
-    if not named or _part(path) not in _PARTS:
+    if not named or _part(path) not in PARTS:
         return "crossgap did not write it"
     if named["process"] and _age(path) < _WRITING:
         return "it is being written just now"
@@ -113,7 +110,7 @@ def _cache() -> str:
     files = list(_files(cache_dir()))
     if not files:
         return f"{cache_dir()} (empty)"
-    parts = {name: [path for path in files if _part(path) == name] for name in (*_PARTS, "other")}
+    parts = {name: [path for path in files if _part(path) == name] for name in (*PARTS, "other")}
     told = ", ".join(f"{name.replace('_', ' ')} {_amount(paths)}" for name, paths in parts.items() if paths)
     return f"{cache_dir()} ({told}; crossgap doctor --clear-cache empties it)"
 
@@ -128,7 +125,7 @@ def _files(folder: Path) -> Iterator[Path]:
 def _part(path: Path) -> str:
     """Which part of the cache a file belongs to: the name of the folder that crossgap made for it, or "other"."""
     folder = path.parent
-    return folder.name if folder.parent == cache_dir() and folder.name in _PARTS else "other"
+    return folder.name if folder.parent == cache_dir() and folder.name in PARTS else "other"
 
 
 def _amount(paths: Sequence[Path]) -> str:
