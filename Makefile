@@ -6,10 +6,14 @@ export CROSSGAP_HEADLESS ?= 1
 # Tests run side by side, one process a core: with one thread each, they don't wait for each other.
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q -n auto
 
-.PHONY: figures test lint library unit slow notebooks browser lab format clean
+.PHONY: figures publish test lint library unit slow notebooks browser lab format clean
 
 figures: $(VENV)/.installed
 	$(RUN)/crossgap figures --jobs 2
+
+# Pictures, verdicts and scoreboard of README, from a run of everything on this machine.
+publish: figures
+	$(RUN)/python -m crossgap_lib.runner.publish
 
 # All stages run, whatever one of them finds, and the whole fails at the end.
 test:
@@ -40,7 +44,10 @@ browser: $(VENV)/.installed
 	sh tests/install_chromium.sh
 	$(RUN)/python -m pytest -q -rs tests/test_browser.py
 
+# Notebooks are saved when somebody asks for it: a run alone leaves no outputs in them.
 lab: $(VENV)/.installed
+	mkdir -p $(VENV)/share/jupyter/lab/settings
+	echo '{"@jupyterlab/docmanager-extension:plugin": {"autosave": false}}' > $(VENV)/share/jupyter/lab/settings/overrides.json
 	env -u CROSSGAP_HEADLESS $(RUN)/jupyter lab notebooks
 
 format: $(VENV)/.installed

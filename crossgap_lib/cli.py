@@ -1,4 +1,4 @@
-"""``crossgap``: the command line. Heavy imports stay inside the commands, so that ``--help`` is quick."""
+"""``crossgap``: the command line. Commands import what they need when they run, so that ``--help`` is quick."""
 
 import datetime
 import sys
@@ -15,19 +15,18 @@ if TYPE_CHECKING:
     from crossgap_lib.embeddings.embeddings import Embeddings
     from crossgap_lib.runner.notebooks import Run
 
-SAVED = (
-    ".npz",
-    ".parquet",
-    ".safetensors",
-)  # what Embeddings.save writes; known here before hours of encoding
+SAVED = (".npz", ".parquet", ".safetensors")  # what Embeddings.save writes, checked here before hours of encoding
 FILE = click.Path(exists=True, dir_okay=False)
-DEVICE = click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ...; CUDA where there is one.")
+DEVICE = click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ...; CUDA by default, if there is one.")
 MODEL_HELP = "mini-clip; NAME,TAG; NAME,PATH; NAME,random; local-dir:PATH or timm:NAME."
 DATA_HELP = "world:all, folder:PATH, captions:FILE, wds:FILES or a named set, see `crossgap datasets`."
 
 
 class _Polite(click.Group):
-    """Errors meant for people are one line and exit 1, Ctrl-C is one line and exit 130; real bugs keep tracebacks."""
+    """Ends errors for people with one line and exit code 1, and Ctrl-C with one line and 130.
+
+    All other errors are bugs, and keep their traceback.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -46,7 +45,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """The console script."""
+    """What the command ``crossgap`` runs."""
     cli(prog_name="crossgap")
 
 
@@ -54,10 +53,10 @@ _WORDS = {"": "", "None": None, "null": None, "true": True, "True": True, "false
 
 
 def typed(text: str) -> Any:
-    """A parameter as papermill's ``-p`` reads it: 3, 1e-3, true, None; and [1, 2] and 'quoted' as YAML does.
+    """The value that ``-p NAME VALUE`` means: numbers, true, false and None as papermill reads them; lists as in YAML.
 
-    All else stays text: "a: b" is no mapping, "yes" no truth value, "1:30" no number, "2024-01-02" no date, and what
-    follows " #" is no comment.
+    All else stays text, also what YAML would take for something else: "a: b" is no mapping, "yes" no truth value,
+    "1:30" no number, "2024-01-02" no date, and " #" starts no comment.
     """
     for number in (int, float):
         try:
@@ -82,16 +81,16 @@ def typed(text: str) -> Any:
 @click.option("--model", metavar="SPEC", help=MODEL_HELP)
 @click.option("--models", metavar="SPEC;SPEC", help="Several models, for the notebooks that compare them.")
 @click.option("--data", metavar="SPEC", help=DATA_HELP)
-@click.option("--embeddings", type=FILE, metavar="FILE", help="Precomputed features in the place of a model.")
+@click.option("--embeddings", type=FILE, metavar="FILE", help="A file of features, which takes the place of a model.")
 @DEVICE
 @click.option("-p", "extra", nargs=2, multiple=True, metavar="NAME VALUE", help="Any parameter of the notebooks.")
-@click.option("--force", is_flag=True, help="Run the notebooks whose figures are up to date, too.")
-@click.option("--jobs", type=click.IntRange(1), default=1, metavar="N", help="How many run at once, sharing the cores.")
+@click.option("--force", is_flag=True, help="Also run the notebooks whose figures are up to date.")
+@click.option("--jobs", type=click.IntRange(1), default=1, metavar="N", help="So many notebooks run at the same time.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, writable=True, path_type=Path),
     metavar="DIR",
-    help="figures/, or figures/runs/ where parameters differ.",
+    help="Default: figures/; figures/runs/ if a parameter is set.",
 )
 def figures(
     only: tuple[str, ...], extra: tuple[tuple[str, str], ...], force: bool, jobs: int, out: Path | None, **flags: Any
@@ -124,7 +123,7 @@ def _say(run: "Run") -> None:
 
 
 def _near(path: Path) -> str:
-    """As seen from the current folder, where it lies below that."""
+    """The path, relative to the current folder if it lies in it."""
     path = Path(path).absolute()
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
@@ -135,7 +134,7 @@ def _near(path: Path) -> str:
 @cli.command()
 @click.option("--model", required=True, metavar="SPEC", help=MODEL_HELP)
 @click.option("--data", metavar="SPEC", help=f"Encode its pictures: {DATA_HELP}")
-@click.option("--texts", type=FILE, metavar="FILE", help="Encode its lines, UTF-8; blank ones are left out.")
+@click.option("--texts", type=FILE, metavar="FILE", help="Encode its lines (UTF-8); blank ones are left out.")
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help=".npz, ...")
 @DEVICE
 def embed(model: str, data: str | None, texts: str | None, out: Path, device: str | None) -> None:
@@ -151,13 +150,14 @@ def embed(model: str, data: str | None, texts: str | None, out: Path, device: st
 
 
 def _embed(model: str, data: str | None, texts: str | None, device: str | None) -> "Embeddings":
+    from crossgap_lib.datasets.files import read_lines
     from crossgap_lib.datasets.load import load_dataset
     from crossgap_lib.embeddings.encode import encode_images, encode_texts, skip_report
-    from crossgap_lib.jobs.sources import text_lines
     from crossgap_lib.models.load import load_model
 
     if texts is not None:
-        return encode_texts(load_model(model, device=device), text_lines(Path(texts)))
+        lines = list(read_lines(Path(texts)).values())
+        return encode_texts(load_model(model, device=device), lines)
     pictures = load_dataset(data)
     made = encode_images(load_model(model, device=device), pictures)
     click.echo(skip_report(made))
@@ -165,14 +165,32 @@ def _embed(model: str, data: str | None, texts: str | None, device: str | None) 
 
 
 @cli.command()
-@click.argument("name")
+@click.argument("name", required=False)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Where the model goes.")
 @DEVICE
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Another value for a field of the recipe.")
-def pretrain(name: str, out: Path | None, device: str | None, changes: tuple[str, ...]) -> None:
-    """Train a mini model from nothing; an interrupted run goes on where it was."""
+@click.option(
+    "--grid",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Instead, the nanos of a TOML file; their measurements go beside it.",
+)
+@click.option(
+    "--jobs", type=click.IntRange(1), default=1, metavar="N", help="Nanos of a grid at once, sharing the cores."
+)
+def pretrain(
+    name: str | None, out: Path | None, device: str | None, changes: tuple[str, ...], grid: Path | None, jobs: int
+) -> None:
+    """Train a mini model from nothing, or a grid of nanos; an interrupted run goes on where it was."""
     from crossgap_lib.pretrain import pretrain
 
+    if (name is None) == (grid is None) or (grid and (out or changes)):
+        raise click.UsageError("Give either NAME, with --out and --set, or --grid.")
+    if grid:
+        from crossgap_lib.pretrain.grid import train_grid
+
+        click.echo(f"The measurements are in {_near(train_grid(grid, jobs=jobs, device=device, report=click.echo))}")
+        return
     folder = pretrain(name, out=out, device=device, overrides=dict(map(_change, changes)))
     click.echo(f"{name} is in {_near(folder)}")
 
@@ -185,9 +203,9 @@ def _change(text: str) -> tuple[str, Any]:
 
 
 @cli.command()
-@click.option("--measure", is_flag=True, help="Measure the numbers anew, a minute for each model.")
+@click.option("--measure", is_flag=True, help="Measure the numbers again, a minute for each model.")
 def zoo(measure: bool) -> None:
-    """Print the cards of the shipped minis, side by side."""
+    """Print the cards of the shipped minis, one column each."""
     from crossgap_lib.pretrain.cards import remeasure, zoo
 
     for folder in sorted(MINIS.glob("mini-*")) if measure else ():
@@ -209,7 +227,7 @@ def fetch(spec: str) -> None:
 
 @cli.command()
 def datasets() -> None:
-    """List the data sets: what they are, which tables they serve, splits, how they get here."""
+    """List the data sets: what they are, which tables of the papers they serve, how to get them."""
     from crossgap_lib.datasets.named.lookup import listing
 
     click.echo(listing())
@@ -226,22 +244,22 @@ def datasets() -> None:
 @click.option("--n", default=1, show_default=True, metavar="K", help="Pseudo-tokens (OTI) or pseudo-patches (OVI).")
 @click.option("--steps", type=int, metavar="STEPS", help="Gradient steps; as published, 150 for OTI and 1000 for OVI.")
 @click.option("--template", default="a photo of", show_default=True, help="The prompt before OTI's pseudo-tokens.")
-@click.option("--snapshot", "snapshots", type=int, multiple=True, metavar="STEP", help="Keep these features, too.")
+@click.option("--snapshot", "snapshots", type=int, multiple=True, metavar="STEP", help="Also keep these features.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--accelerated", is_flag=True, help="Far fewer steps; not the published method.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
-@click.option("--shard-size", type=click.IntRange(1), metavar="ROWS", help="Rows a file; 4096 for a new folder.")
-@click.option("--batch", type=click.IntRange(1), metavar="N", help="Samples at a time; 256 for a new folder.")
-@click.option("--memory", metavar="BYTES", help="What a batch may take, such as 800M or 2G; chooses --batch.")
+@click.option("--shard-size", type=click.IntRange(1), metavar="ROWS", help="Rows in a file; 4096 for a new folder.")
+@click.option("--batch", type=click.IntRange(1), metavar="N", help="Samples in a batch; 256 for a new folder.")
+@click.option("--memory", metavar="BYTES", help="Choose --batch so that it takes at most this, as 800M or 2G.")
 @click.option(
     "--compile/--no-compile",
     "compiled",
     default=None,
-    help="Compile the encoder first, for a minute; then up to a third faster. Decided once for a folder.",
+    help="Compile the encoder first, which takes a minute and then saves up to a third; fixed for a folder.",
 )
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
-@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Actors of --engine ray.")
-@click.option("--address", metavar="HOST:PORT", help="The Ray cluster; a local one is started without it.")
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes of --engine ray.")
+@click.option("--address", metavar="HOST:PORT", help="The Ray cluster; by default a local one is started.")
 @DEVICE
 def invert(out: Path, steps: int | None, snapshots: tuple[int, ...], **how: Any) -> None:
     """Invert a whole data set into a folder of shards; run it again to go on where it stopped."""
@@ -268,12 +286,12 @@ def invert(out: Path, steps: int | None, snapshots: tuple[int, ...], **how: Any)
     click.echo(str(invert_to(out, plan, **cut, budget=parse_bytes(memory) if memory else None, engine=run)))
 
 
-JSON = click.option("--json", "json_out", metavar="FILE|-", help="Everything measured, as JSON.")
+JSON = click.option("--json", "json_out", metavar="FILE|-", help="Write all measurements as JSON; - prints them.")
 
 
 @cli.group()
 def bench() -> None:
-    """Time the library beside a textbook, in one run on this machine."""
+    """Time the library beside a textbook implementation, in one run on this machine."""
 
 
 def _bench_inversion(method: str, what: str) -> None:
@@ -281,11 +299,12 @@ def _bench_inversion(method: str, what: str) -> None:
 
     @bench.command(method, help=f"Time the inversion engine beside the textbook loop: {what}.")
     @click.option("--arch", default="ViT-B-32", show_default=True, metavar="NAME", help="An open_clip name, or a mini.")
-    @click.option("--batch", default="32,128,512", show_default=True, metavar="N,N,...", help="Samples at a time.")
+    @click.option("--batch", default="32,128,512", show_default=True, metavar="N,N,...", help="Batch sizes to time.")
     @click.option("--n", default=1, show_default=True, metavar="K", help="Pseudo-tokens (OTI) or pseudo-patches (OVI).")
     @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
-    @click.option("--seconds", default=4.0, show_default=True, help="Timed at least so long, each loop and batch.")
+    @click.option("--seconds", default=4.0, show_default=True, help="Each loop and batch is timed so long at least.")
     @click.option("--sweep/--no-sweep", default=True, help="Also over context lengths (OTI) or picture sizes (OVI).")
+    @click.option("--compile", is_flag=True, help="The compiled engine as well; it takes up to a minute a batch size.")
     @JSON
     @click.option("--figure", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="PNG (and SVG).")
     @DEVICE
@@ -305,14 +324,14 @@ _bench_inversion("ovi", "texts to pictures")
 
 @bench.command("retrieval")
 @click.option("--queries", default=2000, show_default=True, metavar="N")
-@click.option("--gallery", default=100_000, show_default=True, metavar="N", help="Items; a file of halves is written.")
+@click.option("--gallery", default=100_000, show_default=True, metavar="N", help="Items, written to a float16 file.")
 @click.option("--dim", "d", default=512, show_default=True, metavar="D", help="Dimensions.")
-@click.option("--classes", type=int, metavar="N", help="Of the items; without it, classes of ImageNet's size.")
-@click.option("--memory", default="512M", show_default=True, metavar="BYTES", help="What retrieval may take.")
+@click.option("--classes", type=int, metavar="N", help="Of the items; by default, classes as large as ImageNet's.")
+@click.option("--memory", default="512M", show_default=True, metavar="BYTES", help="Memory that retrieval may take.")
 @JSON
 @DEVICE
 def bench_retrieval(json_out: str | None, memory: str, **how: Any) -> None:
-    """Time exact retrieval from a large gallery beside sorting each query's row."""
+    """Time exact retrieval from a large gallery beside a textbook that sorts each query's similarities."""
     from crossgap_lib.memory import parse_bytes
     from crossgap_lib.runner import bench_retrieval
 
@@ -323,13 +342,12 @@ def bench_retrieval(json_out: str | None, memory: str, **how: Any) -> None:
 def _report(result: dict[str, Any], summary: str, json_out: str | None) -> None:
     import json
 
-    from crossgap_lib.runner.bench import write_json
-
     click.echo(summary, err=json_out == "-")
     if json_out == "-":
         click.echo(json.dumps(result, indent=2))
     elif json_out:
-        write_json(result, Path(json_out))
+        Path(json_out).parent.mkdir(parents=True, exist_ok=True)
+        Path(json_out).write_text(json.dumps(result, indent=2) + "\n")
 
 
 def _batches(text: str) -> list[int]:
@@ -358,7 +376,7 @@ def dof(d: int, n: int, tolerance: float, seed: int) -> None:
 @cli.command()
 @click.option("--clear-cache", "clear", is_flag=True, help="Instead, remove the results kept in the cache.")
 def doctor(clear: bool) -> None:
-    """Say what is here: device, versions, cache, weights."""
+    """Say what this machine has: device, versions, cache, weights."""
     from crossgap_lib.runner.doctor import clear_cache, findings
 
     if clear:

@@ -1,4 +1,4 @@
-"""What a computation takes at its height, measured, and how many samples fit into a budget."""
+"""Peak memory of a computation, measured, and how many samples fit into a budget of it."""
 
 import gc
 import platform
@@ -12,7 +12,10 @@ from crossgap_lib.errors import CrossgapError
 
 
 class PeakMemory:
-    """Bytes that a block of code took at its height: allocated on a GPU, resident on Linux, None elsewhere."""
+    """Measures the most memory that the code in its ``with`` block takes at any time, beyond what was taken before.
+
+    ``bytes`` holds it afterwards: of allocated memory on a GPU, of resident memory on Linux, None elsewhere.
+    """
 
     def __init__(self, device: torch.device):
         self.device, self.cuda, self.bytes = device, device.type == "cuda", None
@@ -24,8 +27,8 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(self.device)
             self.before = torch.cuda.memory_allocated(self.device)
         elif platform.system() == "Linux":
-            CDLL(None).malloc_trim(0)  # give back what earlier code freed, or it would hide what this code takes
-            Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here
+            CDLL(None).malloc_trim(0)  # the system gets back what was freed, or this code's memory would hide in it
+            Path("/proc/self/clear_refs").write_text("5")  # the peak, VmHWM, starts again from here
             self.before = _status_bytes("VmRSS")
         return self
 
@@ -62,8 +65,8 @@ def parse_bytes(text: str) -> int:
 def fitting_batch(run: Callable[[int], object], budget: int, device: torch.device, most: int = 4096) -> int:
     """The largest number of samples whose ``run`` stays within ``budget`` bytes: ``most``, or a power of two from 8 on.
 
-    Measured, not guessed: sizes are tried from the smallest on, until one takes too much or the last two sizes together
-    say that the next one would. Where ``most`` is below 8, it is the only size.
+    It is measured: sizes are tried, the smallest first, until one takes too much, or the growth from the last size to
+    this one says that the next would. Where ``most`` is below 8, it is the only size.
 
     Raises:
         CrossgapError: not even the smallest size fits.

@@ -6,10 +6,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
 FIGURES = ROOT / "figures"
+PUBLISHED = FIGURES / "published"  # what README shows of the default run
 NOTEBOOKS = ROOT / "notebooks"
 MINIS = DATA / "minis"
 
 
 def cache_dir() -> Path:
-    """Folder for embeddings, inversions and checked ground truths; ``CROSSGAP_CACHE`` moves it."""
+    """Folder for embeddings and inversions; ``CROSSGAP_CACHE`` moves it."""
     return Path(os.environ.get("CROSSGAP_CACHE") or ROOT / ".cache")

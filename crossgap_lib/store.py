@@ -9,7 +9,8 @@ from pathlib import Path
 
 from crossgap_lib.paths import cache_dir
 
-PARTS = ("embeddings", "inversions", "ground_truth")  # the folders that are made in the cache
+# The folders of the cache; older versions also kept ground truths, which are still cleared.
+PARTS = ("embeddings", "inversions", "ground_truth")
 # What ``cached`` names a file, with the process id that ``whole`` adds while it is written (for ever, where the process
 # was killed); older versions called unfinished files .part.
 NAMED_BY_US = re.compile(r"\.?[0-9a-f]{32}(?P<process>\.\d+)?(\.safetensors|\.json|\.part)?")

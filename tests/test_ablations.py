@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from crossgap_lib.tasks.ablations import _whole_words
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
@@ -15,7 +16,6 @@ from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.embeddings.encode import encode_images
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.projection.linear import centre, isoclip, mix, pca_of_prompts
-from crossgap_lib.tasks.ablations import _whole_words
 
 
 def some(n, d=6, seed=0, classes=3, **columns):

@@ -11,7 +11,7 @@ from crossgap_lib import memory, plots
 from crossgap_lib.cli import cli
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.inversion.oti_ovi import invert_batch, oti_job
+from crossgap_lib.inversion.oti_ovi import invert_batch, job_for
 from crossgap_lib.memory import PeakMemory, fitting_batch, parse_bytes
 from crossgap_lib.runner import bench
 
@@ -61,13 +61,30 @@ def test_the_engine_skips_most_of_otis_arithmetic(measured):
 
 def test_flops_by_hand(mini):
     """The textbook's OTI step of one sample: matrix products of 3 blocks over 24 positions, forward and backward."""
-    problem = bench.oti_problem(mini, 1)
     width, length, mlp = 128, 24, 4
     block = 2 * length * width * width * (3 + 1 + 2 * mlp)  # qkv, out, mlp
     attention = 2 * 2 * length * length * width
     forward = 3 * (block + attention) + 2 * width * width
-    counted = bench._flops(problem, problem.textbook, problem.forward)
+    counted = bench.sample_flops(bench.oti_problem(mini, 1), "textbook")
     assert 2 * forward <= counted <= 2.2 * forward + 3 * attention
+
+
+def test_the_compiled_engine_is_timed_beside_the_plain_one(monkeypatch):
+    """By a compiler that compiles nothing; it sees the batch size alone, with and without gradients."""
+    sizes = []
+
+    def compiled(encode, **_):
+        return lambda tokens: sizes.append(len(tokens)) or encode(tokens)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    result = bench.bench("oti", "mini-clip", [16], at_least=0.01, compile=True)
+    rows = {row["loop"]: row for row in result["batches"]}
+    assert list(rows) == ["engine", "compiled", "textbook"]
+    assert rows["compiled"]["flops"] == rows["engine"]["flops"]
+    assert rows["compiled"]["steps"] >= 18  # ten before and ten after the textbook, of which each first warms up
+    assert set(sizes) == {16}
+    labels = [line.get_label() for line in plots.bench_curves(result).axes[0].lines]
+    assert sorted(labels) == sorted(rows)
 
 
 def test_the_command_writes_json_and_a_figure(tmp_path):
@@ -206,7 +223,7 @@ def test_a_wrong_forecast_is_noticed(monkeypatch):
 
 
 def test_a_budget_for_real(mini):
-    job = oti_job(mini, 4, 2)
+    job = job_for(mini, "oti", 4, 2)
 
     def run(n):
         invert_batch(job, Embeddings(torch.ones(n, 128)), CPU)

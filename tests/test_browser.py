@@ -1,4 +1,4 @@
-"""Notebook 02 as a person uses it: JupyterLab in headless Chromium, all cells run, both sliders dragged.
+"""Notebook 02 as a person uses it: JupyterLab in headless Chromium, all cells run, sliders dragged, pictures clicked.
 
 And a page of a flat map: pointed at, clicked and walked by keys.
 """
@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import nbformat
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import expect, sync_playwright
 
 from crossgap_lib import plots, tasks
 from crossgap_lib.embeddings.embeddings import Embeddings
@@ -34,6 +37,7 @@ SMALLER = {
     "n_texts": 8,
     "n_tokens": [1, 2, 4],
     "n_patches": [1],
+    "slower": [],
 }
 
 if CHROMIUM is None and os.environ.get("CI"):
@@ -110,8 +114,6 @@ def wait_for_server(process, log: Path, seconds: float = 120) -> str:
 
 @pytest.fixture(scope="module")
 def page(lab):
-    from playwright.sync_api import sync_playwright
-
     with sync_playwright() as playwright:
         flags = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking"]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
@@ -150,16 +152,17 @@ def picture(image) -> np.ndarray:
     return np.asarray(Image.open(BytesIO(image.screenshot())).convert("L"), dtype=int)
 
 
-def drag(page, slider, share: float) -> str:
-    """Drags the handle to this share of the bar with the mouse; returns the readout before and after."""
+@contextmanager
+def dragged(page, slider, share: float) -> Iterator[None]:
+    """The handle held at this share of the bar with the mouse, and let go in the end."""
     slider.scroll_into_view_if_needed()
     handle, bar = slider.locator(".noUi-handle").bounding_box(), slider.locator(".noUi-base").bounding_box()
     y = handle["y"] + handle["height"] / 2
     page.mouse.move(handle["x"] + handle["width"] / 2, y)
     page.mouse.down()
     page.mouse.move(bar["x"] + share * bar["width"], y, steps=10)
+    yield
     page.mouse.up()
-    return slider.locator(".widget-readout").inner_text()
 
 
 def changed_thirds(before: np.ndarray, after: np.ndarray) -> list[bool]:
@@ -169,27 +172,83 @@ def changed_thirds(before: np.ndarray, after: np.ndarray) -> list[bool]:
     return [bool((np.abs(a - b) > 40).sum() > 20) for a, b in thirds]
 
 
-def test_sliders_redraw_curve_and_histogram(page):
-    from playwright.sync_api import expect
-
+@pytest.fixture(scope="module")
+def notebook(page):
+    """The page after all cells ran without a word on stderr."""
     expect.set_options(timeout=60_000)
     run_all(page)
-    assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
-    explorer = page.locator(".widget-vbox").filter(has_text="pseudo-tokens").first
-    image, readout = explorer.locator("img"), explorer.locator(".crossgap-readout")
-    for label, share in (("pseudo-tokens", 1.0), ("steps", 0.95)):
-        slider = explorer.locator(".widget-slider").filter(has=page.locator(".widget-label", has_text=label))
-        image.scroll_into_view_if_needed()
-        before, words, value = picture(image), readout.inner_text(), slider.locator(".widget-readout").inner_text()
-        assert drag(page, slider, share) != value
-        expect(readout).not_to_have_text(words)
-        image.scroll_into_view_if_needed()
-        page.wait_for_timeout(500)  # the new picture is decoded
-        assert changed_thirds(before, picture(image)) == [True, True, True], label
-    assert readout.inner_text().startswith("4 pseudo-tokens")
+    assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").all_inner_texts() == []
+    yield page
     keep = ROOT / ".cache" / "screenshots"
     keep.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=keep / "notebook_02.png")
+
+
+def explorer_of(page, words: str):
+    """(explorer, its sentence, its slider of steps, what the slider tells a screen reader)."""
+    explorer = page.locator(".crossgap-explorer").filter(has_text=words).first
+    steps = slider_of(explorer, "steps")
+    return explorer, explorer.locator(".crossgap-readout"), steps, steps.locator(".noUi-handle")
+
+
+def slider_of(explorer, label: str):
+    return explorer.locator(".widget-slider").filter(has=explorer.page.locator(".widget-label", has_text=label))
+
+
+def test_sliders_redraw_curve_and_histogram_while_they_are_dragged(notebook):
+    explorer, readout, _, _ = explorer_of(notebook, "loss")
+    image = explorer.locator("img")
+    for label, share in (("pseudo-tokens", 1.0), ("steps", 0.95)):
+        image.scroll_into_view_if_needed()
+        before, words = picture(image), readout.inner_text()
+        with dragged(notebook, slider_of(explorer, label), share):
+            expect(readout).not_to_have_text(words)
+            notebook.wait_for_timeout(500)  # the new picture is decoded
+            assert changed_thirds(before, picture(image)) == [True, True, True], label
+    assert readout.inner_text().startswith("4 pseudo-tokens")
+
+
+def test_sliders_tell_screen_readers_their_name_and_value(notebook):
+    _, readout, _, handle = explorer_of(notebook, "loss")
+    expect(handle).to_have_attribute("aria-label", "steps")
+    handle.focus()
+    for key in ("Home", "ArrowRight", "End"):
+        notebook.keyboard.press(key)
+    expect(readout).to_contain_text("step 60:")
+    expect(handle).to_have_attribute("aria-valuetext", "60")
+
+
+def test_steps_play_are_typed_and_jump_to_the_best(notebook):
+    explorer, readout, _, handle = explorer_of(notebook, "loss")
+    typed = explorer.get_by_label("step nearest to")
+    typed.fill("11")
+    typed.press("Enter")
+    expect(readout).to_contain_text("step 10:")
+    expect(typed).to_have_value("10")
+    explorer.get_by_text("best step").click()
+    expect(readout).not_to_contain_text("step 10:")
+    typed.fill("0")
+    typed.press("Enter")
+    expect(readout).to_contain_text("step 0:")
+    explorer.get_by_title("play or pause").click()
+    expect(readout).to_contain_text("step 60:")  # it plays up to the last step
+    expect(handle).to_have_attribute("aria-valuetext", "60")
+
+
+def test_a_picture_that_is_clicked_shows_its_neighbours_along_the_steps(notebook):
+    explorer, readout, steps, _ = explorer_of(notebook, "nearest to its OTI feature")
+    names = explorer.locator("figcaption")
+    assert explorer.locator("figure img").evaluate_all("all => all.every(img => img.naturalWidth > 0)")
+    first = names.all_inner_texts()
+    assert len(first) == 10
+    explorer.locator(".widget-toggle-button").nth(3).click()
+    expect(readout).to_contain_text(explorer.locator(".widget-toggle-button").nth(3).text_content())
+    second = names.all_inner_texts()
+    assert second[:5] != first[:5]
+    with dragged(notebook, steps, 0.0):
+        expect(readout).to_contain_text("step 0:")
+        assert names.all_inner_texts()[:5] == second[:5]  # the native ones stay
+        assert names.all_inner_texts()[5:] != second[5:]
 
 
 # ---------------------------------------------------------------- the page of a map

@@ -119,7 +119,7 @@ def test_other_models_write_no_captions(mini):
 
 
 def test_files_come_back(tmp_path):
-    captions = {"a/1.jpg": "eine Möwe", "b": 'a "dog"'}
+    captions = {"a/1.jpg": "eine Möwe", "b": 'a "dog"', "c": "a\u2028b \x85 c"}
     assert load_captions(save_captions(captions, tmp_path / "c.jsonl")) == captions
     (tmp_path / "captions.csv").write_text('image,caption\n1.jpg,"a dog, a cat"\n1.jpg,again\n2.jpg,a hat\n')
     assert load_captions(tmp_path / "captions.csv") == {"1.jpg": "a dog, a cat", "2.jpg": "a hat"}
@@ -128,13 +128,13 @@ def test_files_come_back(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "no captions"),
-        ("{", "line 1"),
-        ('{"id": "a"}\n', "line 1"),
-        ('\n{"id": "a", "caption": " "}', "line 2"),
-        ('{"id": 3, "caption": "a dog"}', "words"),
-        ('["a", "b"]', "line 1"),
-        ('{"id": "a", "caption": "x"}\n{"id": "a", "caption": "y"}', "already"),
+        ("", "no text"),
+        ("{", "line 1 can't be read as JSON"),
+        ('{"id": "a"}\n', "line 1 must be"),
+        ('\n{"id": "a", "caption": " "}', "line 2 must be"),
+        ('{"id": 3, "caption": "a dog"}', "with words for both"),
+        ('["a", "b"]', "line 1 is .* no JSON object"),
+        ('{"id": "a", "caption": "x"}\n{"id": "a", "caption": "y"}', "line 2 holds a caption of 'a', which has one"),
     ],
 )
 def test_bad_files_are_refused(tmp_path, content, message):

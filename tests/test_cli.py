@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import click
 import pytest
 import torch
 from click.testing import CliRunner
@@ -18,6 +19,7 @@ from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion import oti_ovi
 from crossgap_lib.models import load as models
+from crossgap_lib.pretrain import grid
 from crossgap_lib.runner import doctor, site
 from crossgap_lib.runner import notebooks as runner
 from crossgap_lib.runner.notebooks import Run
@@ -195,6 +197,25 @@ def test_pretrain_hands_on_typed_changes(monkeypatch, tmp_path):
     assert result.stdout == f"mini-clip is in {tmp_path / 'x'}\n"
     options = {"out": tmp_path, "device": None, "overrides": {"epochs": 2, "lr": 1e-4}}
     assert calls == [(("mini-clip",), options)]
+
+
+def test_pretrain_trains_a_grid(monkeypatch, tmp_path):
+    calls, file = [], tmp_path / "g.toml"
+    file.touch()
+    monkeypatch.setattr(grid, "train_grid", lambda *a, **k: calls.append((a, k)) or tmp_path / "g.parquet")
+    result = run("pretrain", "--grid", str(file), "--jobs", "2")
+    assert result.stdout == f"The measurements are in {tmp_path / 'g.parquet'}\n"
+    assert calls == [((file,), {"jobs": 2, "device": None, "report": click.echo})]
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["mini-clip", "--grid"], ["--set", "epochs=2", "--grid"], ["--out", "x", "--grid"]]
+)
+def test_pretrain_wants_a_name_or_a_grid(words, tmp_path):
+    (tmp_path / "g.toml").touch()
+    result = run("pretrain", *words, *([str(tmp_path / "g.toml")] if words else []))
+    assert result.exit_code == 2
+    assert "either NAME" in result.stderr
 
 
 def test_pretrain_wants_key_and_value(monkeypatch):

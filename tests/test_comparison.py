@@ -56,28 +56,38 @@ def test_bad_input_is_one_sentence():
 
 
 REPORTED = pd.DataFrame(
-    {"model": ["m"] * 3, "method": ["Original", "better", "noise"], "value": [40.0, 35.0, 50.0], "table": ["1"] * 3}
+    [
+        ("CLIP ViT-B/32", "Original", "Average", 41.6),
+        ("CLIP ViT-B/32", "PCA", "Average", 49.0),
+        ("CLIP ViT-B/32", "Original", "Pets", 31.2),
+        ("CLIP ViT-L/14", "Original", "Average", 53.7),
+        ("CLIP ViT-B/16", "Original", "Dogs vs Cats", 87.1),
+    ],
+    columns=["model", "method", "dataset", "value"],
 )
 
 
-def test_published_values_stand_beside_their_own_method():
-    measured = tasks.gain_table(VALUES, "Original").assign(model="m")
-    table = tasks.with_published(measured, REPORTED, baseline="Original", on=["model"]).set_index("method")
-    assert table["published"].to_dict() == {"Original": 40.0, "better": 35.0, "noise": 50.0}
-    assert table.loc["better", "published gain"] == -5
-    assert table["gains agree"].to_dict() == {"Original": "", "better": "no", "noise": "not sure"}
-    plain = tasks.with_published(measured, REPORTED, baseline="Original").set_index("method")
-    assert plain["published gain"].drop("Original").to_dict() == {"better": -5.0, "noise": 10.0}
-    said = tasks.agreement_sentence(table.reset_index())
-    assert said == "Of 2 published gains 0 have the same sign here, 1 the opposite one, 1 are not sure."
+def beside(model, data):
+    """Method -> published value."""
+    rows = pd.DataFrame({"method": ["Original", "OTI", "PCA"], "model": model, "data": data})
+    return tasks.beside_published(rows, REPORTED).set_index("method")["published"].dropna().to_dict()
+
+
+def test_published_values_stand_beside_the_same_set_and_the_model_that_a_mini_stands_in_for():
+    assert beside("mini-clip", "world:all") == {"Original": 41.6, "PCA": 49.0}
+    assert beside("ViT-B-32-quickgelu,openai", "oxford-pets:/somewhere") == {"Original": 31.2}
+    assert beside("ViT-L-14,openai", "folder:/somewhere") == {"Original": 53.7}
+
+
+def test_dogs_vs_cats_stands_beside_its_own_table_which_has_other_patches():
+    for data in ("world:dogs-vs-cats", "dogs-vs-cats:/somewhere"):
+        assert beside("mini-clip", data) == {"Original": 87.1}
 
 
 def test_what_nobody_published_stays_empty():
-    measured = tasks.gain_table(VALUES, "Original").assign(model="other")
-    table = tasks.with_published(measured, REPORTED, baseline="Original", on=["model"])
-    assert table["published"].isna().all()
-    assert (table["gains agree"] == "").all()
-    assert tasks.agreement_sentence(table) == "Nothing is published to compare with."
+    assert beside("mini-siglip", "world:all") == {}
+    assert beside("mini-siglip", "world:dogs-vs-cats") == {}
+    assert beside("a model of mine", "world:all") == {}
 
 
 def test_only_the_sure_winner_is_bold():

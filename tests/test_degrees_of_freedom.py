@@ -1,5 +1,7 @@
 """Image-image from image-text similarities, against the dense system as the paper writes it, SVD and pinv of numpy."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.linalg import aslinearoperator
 
+from crossgap_lib import plots
 from crossgap_lib.embeddings.embeddings import Embeddings, load_pair
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.tasks import degrees_of_freedom as dof
@@ -183,7 +186,7 @@ def test_bad_anchors_are_refused():
 
 
 def test_the_error_falls_at_as_many_images_as_unknowns():
-    table = sweeps.threshold_sweep(32, [520, 540], [0, 1]).groupby("n")["rms"]
+    table = sweeps.sweep(sweeps.without_anchors, d=[32], n=[520, 540], seed=[0, 1]).groupby("n")["rms"]
     assert table.min()[520] > 1e-3
     assert table.max()[540] < 1e-12
     images, texts = pairs(540, 32)
@@ -209,19 +212,35 @@ def test_with_fewer_there_is_another_solution():
         sweeps.another_solution(28, 10)
 
 
-def test_sweeps_have_a_row_for_each_run():
-    table = sweeps.threshold_sweep(4, sweeps.around_threshold(4, [0.1, 0.5, 2]), [0, 1], "both")
-    assert table["n"].tolist() == [4, 4, 5, 5, 20, 20]
-    assert list(table.columns) == ["d", "n", "norms", "seed", "rms", "pearson"]
-    states = sweeps.threshold_pairs(4, [20], seed=1)
-    assert sweeps.agreement(*states[20])["rms"] < 1e-9
+def test_sweeps_have_a_row_for_each_combination():
+    table = sweeps.sweep(lambda n, seed: {"sum": n + seed}, n=(4, 5), seed=[0, 1])
+    assert table.to_dict("list") == {"n": [4, 4, 5, 5], "seed": [0, 1, 0, 1], "sum": [4, 5, 5, 6]}
+
+
+def test_the_norms_of_both_sides_are_asked_for_by_name():
+    n = round(0.7 * dof.unknowns(6))
+    alone, both = (sweeps.without_anchors(d=6, n=n, norms=norms, seed=1)["rms"] for norms in ("images", "both"))
+    assert alone > 1e-3 > 1e-9 > both
+
+
+def test_the_slider_moves_the_figure_to_the_number_of_images():
+    table = sweeps.sweep(sweeps.without_anchors, d=[4], n=[6, 20], norms=["images"], seed=[0, 1])
+    states = {n: sweeps.recovered_pairs(4, n) for n in (6, 20)}
+    figure, move = plots.recovery_state(table, states)
+    moved = [line for ax in figure.axes for line in ax.lines if line.get_animated()]
+    for n in (20, 6):
+        move(n)
+        mark, dots = (line.get_xydata() for line in moved)
+        assert mark.tolist() == [[n, table[table["n"] == n]["rms"].median()]]
+        assert np.array_equal(np.sort(dots[:, 1]), np.sort(states[n][1]))
 
 
 # ---------------------------------------------------------------- noise, agreement
 
 
 def test_errors_are_proportional_to_noise_and_fall_with_images():
-    table = sweeps.noise_sweep(6, [50, 400], [1e-6, 1e-4], [0]).set_index(["n", "noise"])["rms"]
+    table = sweeps.sweep(sweeps.without_anchors, d=[6], n=[50, 400], noise=[1e-6, 1e-4])
+    table = table.set_index(["n", "noise"])["rms"]
     assert table[50, 1e-4] / table[50, 1e-6] == pytest.approx(100, rel=0.1)
     assert table[400, 1e-4] < table[50, 1e-4] / 2
 
@@ -234,6 +253,8 @@ def test_other_pairs_leave_out_doubles_and_the_own_row():
     np.testing.assert_allclose(found, 2 * own)
     assert sweeps.agreement(own, found)["pearson"] == pytest.approx(1)
     assert sweeps.agreement(own, found)["rms"] == pytest.approx(np.sqrt(np.mean(own**2)))
+    noisy = own + np.array([0.1, -0.2, 0.0, 0.3, 0.1, -0.1, 0.2])
+    assert sweeps.agreement(own, noisy)["slope"] == pytest.approx(np.polyfit(own, noisy, 1)[0])
 
 
 def test_unit_rows_are_of_unit_norm_in_float64():
@@ -250,7 +271,6 @@ def test_readouts_are_those_of_torch():
     np.testing.assert_allclose(sweeps.readout(s, "softmax over texts", 10), logits.softmax(0))
     np.testing.assert_allclose(sweeps.readout(s, "softmax over images", 10), logits.softmax(1))
     np.testing.assert_allclose(sweeps.readout(s, "sigmoid", 10, -3), (logits - 3).sigmoid())
-    assert sweeps.readout(s, "cosine") is s
     with pytest.raises(CrossgapError, match="'tanh' is no readout"):
         sweeps.readout(s, "tanh")
 
@@ -262,7 +282,7 @@ def test_log_odds_undo_the_sigmoid_and_end_at_the_noise():
     assert dof.log_odds(np.array([0.0]), noise=0.1)[0] == pytest.approx(np.log(1 / 9))
 
 
-@pytest.mark.parametrize("name", ["cosine", "sigmoid", "softmax over texts"])
+@pytest.mark.parametrize("name", ["sigmoid", "softmax over texts"])
 def test_readouts_that_determine_everything(name):
     images, texts = pairs(120, 6, shift=0.7)
     p = sweeps.readout(texts @ images.T, name, 10, -5)
@@ -282,11 +302,13 @@ def test_a_softmax_over_images_leaves_one_parameter_and_the_order():
     np.testing.assert_allclose(dof.in_d_dimensions(found)[:], own, atol=1e-8)
 
 
-def test_the_readout_table_says_what_line_and_order():
-    table = sweeps.readout_table(sweeps.readout_pairs(5, 80)).set_index("readout")
-    assert (table["spearman"] > 1 - 1e-9).all()
-    assert table["rms"].drop("softmax over images").max() < 1e-8
-    np.testing.assert_allclose(table["slope"] + table["offset"], 1, atol=1e-7)
+def test_exact_readouts_tell_the_order_and_all_but_one_the_similarities():
+    table = sweeps.sweep(partial(sweeps.exact_readout, 5, 80), name=sweeps.READOUTS, in_d=[False]).set_index("name")
+    assert (table["pearson"] > 1 - 1e-9).all()
+    last = table.loc["softmax over images"]
+    assert table["rms"].drop("softmax over images").max() < 1e-8 < last["rms"]
+    assert abs(last["slope"] - 1) > 1e-3
+    assert sweeps.exact_readout(5, 80, "softmax over images", in_d=True)["rms"] < 1e-8
 
 
 def test_softmaxes_want_enough_images_and_numbers():
@@ -298,7 +320,9 @@ def test_softmaxes_want_enough_images_and_numbers():
 
 def test_noise_on_probabilities_spares_the_small_scale_longer():
     images, texts = sweeps.random_pairs(120, 5, 0)
-    table = sweeps.readout_noise(images, texts, 5, [5, 100], [0, 1e-9]).set_index(["readout", "scale", "noise"])
+    run = partial(sweeps.noisy_readout, images, texts, 5)
+    table = sweeps.sweep(run, name=sweeps.READOUTS[:2], scale=[5, 100], noise=[0, 1e-9])
+    table = table.set_index(["name", "scale", "noise"])
     softmax = table.loc["softmax over texts"]
     assert softmax["pearson"][5, 1e-9] > 0.9999 > 0.9 > softmax["pearson"][100, 1e-9]
     assert softmax["above"][5, 1e-9] == 120 > softmax["above"][100, 1e-9]
@@ -357,10 +381,9 @@ def test_captions_that_repeat_are_one_anchor():
 def test_weak_directions_are_lost_to_noise_and_can_be_dropped():
     images, texts = pairs(100, 6)
     texts[:, 5] *= 1e-4  # no caption says anything about the last direction
-    table = sweeps.anchor_sweep(images, texts, [100], [0, 1e-2]).set_index(["solver", "noise"])["rms"]
-    assert table["all directions", 0] < 1e-9
-    assert table["all directions", 1e-2] > 1
-    assert table["above the noise", 1e-2] < 0.3
+    rms = {drop: sweeps.with_anchors(images, texts, 100, 1e-2, drop)["rms"] for drop in (False, True)}
+    assert sweeps.with_anchors(images, texts, 100)["rms"] < 1e-9
+    assert rms[False] > 1 > 0.3 > rms[True]
 
 
 def test_strong_directions_alone():
@@ -368,10 +391,8 @@ def test_strong_directions_alone():
     for x in (images, texts):
         x[:, 4:] *= 1e-3
         x /= np.linalg.norm(x, axis=1, keepdims=True)
-    table = sweeps.direction_sweep(images, texts, [2, 4, 13], [0, 1e-3]).set_index(["directions", "noise"])
-    assert sorted({k for k, _ in table.index}) == [2, 4]  # there is no thirteenth
-    assert table["pearson"][4, 1e-3] > 0.999 > table["pearson"][2, 0]
-    assert sweeps.direction_sweep(images[:5], texts, [2, 3], [0])["directions"].tolist() == [2]  # 3 have 6 unknowns
+    found = {(k, noise): sweeps.strongest_directions(images, texts, k, noise) for k, noise in ((2, 0), (4, 1e-3))}
+    assert found[4, 1e-3]["pearson"] > 0.999 > found[2, 0]["pearson"]
 
 
 def test_500_captions_of_real_clip_are_poor_anchors(real_folder):
@@ -379,7 +400,7 @@ def test_500_captions_of_real_clip_are_poor_anchors(real_folder):
     anchors = dof.describe_anchors(texts)
     assert (anchors.d, len(anchors.singular), anchors.condition) == (512, 500, np.inf)  # twelve ranks short at least
     assert anchors.singular[0] / anchors.singular[-1] == pytest.approx(1.12e4, rel=0.01)
-    table = sweeps.anchor_sweep(images, texts, [500], [0, 1e-3]).set_index(["solver", "noise"])
-    assert table["rms"]["all directions", 0] > 0.05
-    assert table["pearson"]["all directions", 1e-3] < 0.2
-    assert table["pearson"]["above the noise", 1e-3] > 0.9
+    run = partial(sweeps.with_anchors, images, texts, 500)
+    assert run()["rms"] > 0.05
+    assert run(noise=1e-3)["pearson"] < 0.2
+    assert run(noise=1e-3, drop=True)["pearson"] > 0.9

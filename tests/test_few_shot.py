@@ -16,7 +16,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from crossgap_lib import CrossgapError, Embeddings, metrics, plots, tasks
 from crossgap_lib.datasets.load import load_dataset
 from crossgap_lib.projection.linear import pca_of_prompts
-from crossgap_lib.tasks import classifiers, few_shot_tables
+from crossgap_lib.tasks import classifiers
 from crossgap_lib.tasks.classifiers import ape, ape_channels, coder, lda, linear_probe, prototype, tip_adapter, tip_x
 from crossgap_lib.tasks.classifiers import zero_shot as zero_shot_scores
 from crossgap_lib.tasks.shots import draw_support
@@ -380,7 +380,7 @@ def test_a_run_is_what_one_gets_by_hand():
     run = tasks.few_shot(parts, methods, shots=(1, 3), seeds=(0, 1))
     for k in (1, 3):
         expected = [by_hand(parts, k, seed, 2.0, 30.0) for seed in (0, 1)]
-        assert run.right[tasks.WITH_PROMPTS, "Tip-Adapter", False, k].tolist() == expected
+        assert run.right[tasks.WITH_PROMPTS, "Tip-Adapter", k].tolist() == expected
     assert run.choices[["beta", "alpha"]].to_numpy().tolist() == [[2.0, 30.0]] * 4
     assert run.choices["validation"].isna().all()  # one setting leaves nothing to choose
 
@@ -407,16 +407,44 @@ def test_a_projection_maps_the_images_and_leaves_zero_shot_scores_alone():
     pca = pca_of_prompts(parts.prompts)
     methods = (*tasks.image_only_methods()[:1], *tasks.prompt_methods(alphas=(0.0,), betas=(1.0,)))
     run = tasks.few_shot(parts, methods, shots=(2,), seeds=(0,), projection=pca)
-    zero = run.right[tasks.WITH_PROMPTS, "Zero-shot", False, 2]
+    zero = run.right[tasks.WITH_PROMPTS, "Zero-shot", 2]
     assert zero.mean() == metrics.zero_shot_accuracy(parts.test, parts.prompts)
-    assert (tasks.WITH_PROMPTS, "Zero-shot", True, 2) not in run.right
-    for projected in (False, True):  # alpha 0 leaves zero-shot scores only, which no projection touches
-        assert np.array_equal(run.right[tasks.WITH_PROMPTS, "CODER", projected, 2], zero)
+    assert "Zero-shot + PCA" not in run.methods[tasks.WITH_PROMPTS]
+    for name in ("CODER", "CODER + PCA"):  # alpha 0 leaves zero-shot scores only, which no projection touches
+        assert np.array_equal(run.right[tasks.WITH_PROMPTS, name, 2], zero)
     seen = tasks.FewShotSplit(*(pca(e) for e in (parts.train, parts.validation, parts.test)))
     again = tasks.few_shot(seen, methods[:1], shots=(2,), seeds=(0,))
     assert np.array_equal(
-        run.right[tasks.IMAGE_ONLY, "Prototype", True, 2], again.right[tasks.IMAGE_ONLY, "Prototype", False, 2]
+        run.right[tasks.IMAGE_ONLY, "Prototype + PCA", 2], again.right[tasks.IMAGE_ONLY, "Prototype", 2]
     )
+
+
+def one_to_one_by_hand(parts, seed, view, prompts_see):
+    """Which test pictures prototypes plus prompts classify rightly, two shots, every step spelt out."""
+    train = parts.train[np.argsort(parts.train.ids)]
+    rows = draw_support(train.labels, 2, seed).ravel()
+    x, y = view(train).features.double().numpy()[rows], train.labels[rows]
+    means = [np.mean([x[k] for k in range(len(y)) if y[k] == c], axis=0) for c in range(CLASSES)]
+    right, asked = [], (view(parts.test).features.double().numpy(), prompts_see(parts.test).features.double().numpy())
+    for seen, read, label in zip(*asked, parts.test.labels, strict=True):
+        prompts = parts.prompts.features.double().numpy()
+        row = [100 * read @ t + 100 * seen @ m / np.sqrt(m @ m) for t, m in zip(prompts, means, strict=True)]
+        right.append(int(np.argmax(row)) == label)
+    return right
+
+
+def test_prompts_and_prototypes_one_to_one_in_both_readings():
+    parts, native = split(), lambda e: e
+    pca = pca_of_prompts(parts.prompts)
+    run = tasks.few_shot(parts, tasks.one_to_one(), shots=(2,), seeds=range(8), projection=pca)
+    paper, released = ("Prototype 1:1", "Prototype 1:1, as released")
+    readings = {
+        **{(name, False): (native, native) for name in (paper, released)},
+        **{(paper, True): (pca, native), (released, True): (pca, pca)},
+    }
+    found = {key: run.right[tasks.WITH_PROMPTS, tasks.with_pca(*key), 2].tolist() for key in readings}
+    assert found == {key: [one_to_one_by_hand(parts, k, *how) for k in range(8)] for key, how in readings.items()}
+    assert found[paper, True] != found[released, True]
 
 
 def test_the_prototype_run_agrees_with_few_shot_prototypes():
@@ -436,7 +464,7 @@ def test_draws_do_not_depend_on_the_order_of_the_rows():
     parts, shuffled = split(), np.random.default_rng(5).permutation(32)
     mixed = replace(parts, train=parts.train[shuffled])
     runs = [tasks.few_shot(p, tasks.image_only_methods()[:1], shots=(2,), seeds=range(4)) for p in (parts, mixed)]
-    one, other = (run.right[tasks.IMAGE_ONLY, "Prototype", False, 2].tolist() for run in runs)
+    one, other = (run.right[tasks.IMAGE_ONLY, "Prototype", 2].tolist() for run in runs)
     assert one == other
     assert one[0] != one[1], "draws must differ"
     held = [set(tasks.hold_back(p.train, 0.25, seed=1)[1].ids) for p in (parts, mixed)]
@@ -448,10 +476,8 @@ def test_draws_do_not_depend_on_the_order_of_the_rows():
 def test_one_shot_lda_knows_nothing_and_adds_nothing_to_zero_shot():
     parts = split()
     run = tasks.few_shot(parts, (*tasks.image_only_methods(), *tasks.prompt_methods()), shots=(1,), seeds=(0, 1))
-    assert not run.share(tasks.IMAGE_ONLY, "LDA", False, 1).any(), "all scores are equal: a tie counts as wrong"
-    assert np.array_equal(
-        run.share(tasks.WITH_PROMPTS, "LDA", False, 1), run.share(tasks.WITH_PROMPTS, "Zero-shot", False, 1)
-    )
+    assert not run.share(tasks.IMAGE_ONLY, "LDA", 1).any(), "all scores are equal: a tie counts as wrong"
+    assert np.array_equal(run.share(tasks.WITH_PROMPTS, "LDA", 1), run.share(tasks.WITH_PROMPTS, "Zero-shot", 1))
 
 
 def test_a_run_refuses_missing_prompts_and_too_many_shots():
@@ -479,53 +505,48 @@ def test_every_method_repeats_and_reads_only_what_it_is_given():
 # ---------------------------------------------------------------- tables and figures
 
 
-def run_of(shots=(1, 4)):
+def run_of(shots=(1, 4), seeds=range(3)):
     parts = split()
     methods = (*tasks.image_only_methods(), *tasks.prompt_methods(betas=(5.5,)))
-    return tasks.few_shot(parts, methods, shots=shots, seeds=range(3), projection=pca_of_prompts(parts.prompts))
+    return tasks.few_shot(parts, methods, shots=shots, seeds=seeds, projection=pca_of_prompts(parts.prompts))
 
 
 def test_the_table_counts_draws_and_pictures():
     run = run_of()
-    table = tasks.few_shot_table(run).set_index(["setting", "classifier", "projected", "shots"])
+    table = tasks.few_shot_table(run).set_index(["setting", "method", "shots"])
     assert len(table) == 2 * (3 * 2 + 6 * 2 + 1)
-    right = run.right[tasks.IMAGE_ONLY, "LDA", True, 4]
-    row = table.loc[(tasks.IMAGE_ONLY, "LDA", True, 4)]
+    right, base = (run.right[tasks.IMAGE_ONLY, name, 4] for name in ("LDA + PCA", "Prototype"))
+    row = table.loc[(tasks.IMAGE_ONLY, "LDA + PCA", 4)]
     assert row["value"] == pytest.approx(100 * np.mean(right))
     assert row["spread"] == pytest.approx(100 * np.std([np.mean(draw) for draw in right], ddof=1))
-    plain = run.right[tasks.IMAGE_ONLY, "LDA", False, 4]
-    base = run.right[tasks.IMAGE_ONLY, "Prototype", False, 4]
-    assert row["PCA gain"] == pytest.approx(100 * (right.mean() - plain.mean()))
-    assert row["PCA gain low"] <= row["PCA gain"] <= row["PCA gain high"]
+    assert row["over"] == "Prototype"
     assert row["gain"] == pytest.approx(100 * (right.mean() - base.mean()))
-    assert row["method"] == "LDA + PCA"
-    compared = few_shot_tables.compare_shots(run, tasks.IMAGE_ONLY, ("LDA", True), ("LDA", False)).set_index("shots")
-    assert compared.loc[4].tolist() == pytest.approx(row[["PCA gain", "PCA gain low", "PCA gain high"]].tolist())
+    assert np.isnan(tasks.few_shot_table(run_of(seeds=[0]))["spread"]).all()
 
 
-def test_gains_of_pca_are_compared_picture_by_picture():
+def test_gains_of_pca_are_those_over_the_same_method():
     run = run_of()
-    share = lambda *key: run.right[tasks.IMAGE_ONLY, *key].mean(axis=0)  # noqa: E731
-    one = share("Prototype", True, 1) - share("Prototype", False, 1)
-    other = share("LDA", True, 4) - share("LDA", False, 4)
-    gain, low, high = tasks.compare_pca_gains(run, ("Prototype", 1), ("LDA", 4))
-    assert gain == pytest.approx(100 * np.mean(one - other))
-    assert (low, high) == pytest.approx(tuple(100 * v for v in metrics.bootstrap_interval(one - other)))
-
-
-def test_methods_through_texts_are_compared_with_the_others():
-    run = run_of(shots=(1, 2))
-    table = tasks.through_texts(run, tasks.WITH_PROMPTS, projected=True)
-    assert table[["one", "other", "shots"]].to_numpy().tolist() == [
-        *(["Tip-X", "APE", 1], ["Tip-X", "APE", 2], ["Tip-X", "LDA", 2]),
-        *(["CODER", "APE", 1], ["CODER", "APE", 2], ["CODER", "LDA", 2]),
-    ]
-    coder_right, lda_right = (
-        run.right[tasks.WITH_PROMPTS, name, projected, 2].mean()
-        for name, projected in (("CODER", False), ("LDA", True))
+    gains = tasks.pca_gains(run)
+    assert (gains["method"] == gains["over"] + " + PCA").all()
+    assert len(gains) == 2 * (3 + 6)
+    row = gains.set_index(["setting", "over", "shots"]).loc[(tasks.IMAGE_ONLY, "LDA", 4)]
+    with_it, without = (run.right[tasks.IMAGE_ONLY, name, 4].mean(axis=0) for name in ("LDA + PCA", "LDA"))
+    interval = metrics.bootstrap_interval(with_it - without)
+    assert row[["gain", "gain low", "gain high"]].tolist() == pytest.approx(
+        [100 * v for v in ((with_it - without).mean(), *interval)]
     )
+    alone = tasks.few_shot(split(), tasks.image_only_methods(), shots=(1,), seeds=(0,))
+    assert tasks.pca_gains(alone).empty
+
+
+def test_one_method_over_another_at_each_number_of_shots():
+    run = run_of(shots=(1, 2))
+    table = tasks.shot_table(run, tasks.WITH_PROMPTS, ["CODER"], "LDA + PCA")
+    assert table[["method", "shots"]].to_numpy().tolist() == [
+        *(["LDA + PCA", 1], ["CODER", 1], ["LDA + PCA", 2], ["CODER", 2]),
+    ]
+    coder_right, lda_right = (run.right[tasks.WITH_PROMPTS, name, 2].mean() for name in ("CODER", "LDA + PCA"))
     assert table["gain"].iloc[-1] == pytest.approx(100 * (coder_right - lda_right))
-    assert table["projected"].all()
 
 
 def test_names_help_the_question_they_belong_to():
@@ -533,32 +554,43 @@ def test_names_help_the_question_they_belong_to():
     rng = np.random.default_rng(0)
     first, second = rng.integers(2, size=(2, 240))
     features = np.stack([2 * first - 1, 2 * second - 1, 0 * first], axis=1) + 0.5 * rng.normal(size=(240, 3))
-
-    def question(labels):
-        parts = np.split(np.arange(240), [40, 60])
-        return tasks.FewShotSplit(*(Embeddings(features[p], [f"r{k}" for k in p], labels[p]) for p in parts))
-
     prompts = {"first": [[1, 0, 1], [-1, 0, 1]], "second": [[0, 1, 1], [0, -1, 1]]}
     names = {f: pca_of_prompts(Embeddings(np.array(rows), modality="text")) for f, rows in prompts.items()}
-    table = tasks.along_names({"first": question(first), "second": question(second)}, names, seeds=range(3))
-    cells = table.pivot(index="asked about", columns="compared along", values="accuracy")
-    assert list(table["classes"]) == [2] * 6
-    for own, other in (("first", "second"), ("second", "first")):
-        assert cells.loc[own, f"names of {own}"] > cells.loc[own, "everything"] > cells.loc[own, f"names of {other}"]
+
+    def accuracies(labels):
+        parts = [Embeddings(features[p], [f"r{k}" for k in p], labels[p]) for p in np.split(np.arange(240), [40, 60])]
+        question, method = tasks.FewShotSplit(*parts), tasks.image_only_methods()[:1]
+        runs = {f: tasks.few_shot(question, method, shots=[1], seeds=range(3), projection=v) for f, v in names.items()}
+        native = runs["first"].share(tasks.IMAGE_ONLY, "Prototype", 1).mean()
+        return native, {f: run.share(tasks.IMAGE_ONLY, "Prototype + PCA", 1).mean() for f, run in runs.items()}
+
+    for labels, own, other in ((first, "first", "second"), (second, "second", "first")):
+        native, along = accuracies(labels)
+        assert along[own] > native > along[other]
 
 
-def test_table_two_is_written_as_published():
-    reported = tasks.published_few_shot()
-    cells = tasks.table_two(reported)
-    assert cells.loc[("CLIP ViT-B", "Prototype")].tolist() == [
-        "43.4 (50.7)",
-        "55.3 (62.5)",
-        "63.8 (69.7)",
-        "69.6 (74.7)",
-        "73.5 (77.5)",
-    ]
-    assert cells.loc[("DINOv2 ViT-B", "LDA"), 1] == "2.3"
-    assert len(cells) == 8
+def test_published_accuracies_and_gains():
+    table = tasks.published_few_shot().set_index(["model", "method", "shots"])["value"].sort_index()
+    assert table["CLIP ViT-B", "Prototype"].tolist() == [43.4, 55.3, 63.8, 69.6, 73.5]
+    assert table["CLIP ViT-B", "Prototype + PCA"].tolist() == [50.7, 62.5, 69.7, 74.7, 77.5]
+    assert table["DINOv2 ViT-B", "LDA", 1] == 2.3
+    gains = tasks.published_pca_gains(tasks.published_few_shot()).set_index(["model", "over", "shots"])
+    assert gains["gain"]["CLIP ViT-B", "Prototype", 1] == pytest.approx(7.3)
+    assert gains["gain"]["CLIP ViT-B", "LDA", 2] == pytest.approx(2.5)
+    assert gains["gain low"].isna().all(), "one mean of eleven sets has no interval"
+    assert "DINOv2 ViT-B" not in gains.index
+
+
+def test_logs_of_the_released_code_have_a_gain_for_each_data_set():
+    logs = tasks.published_few_shot("reevaluating-code", "few-shot logs")
+    assert set(logs["setting"]) == {tasks.IMAGE_ONLY, tasks.WITH_PROMPTS}
+    cells = logs.set_index(["model", "dataset", "method", "shots"])["value"]
+    assert cells["DINOv3 ViT-L/16", "Caltech", "LDA", 1] == 5.27
+    gains = tasks.published_pca_gains(logs).set_index(["model", "over", "shots"])
+    each = cells["CLIP RN50", :, "Prototype + PCA", 1] - cells["CLIP RN50", :, "Prototype", 1]
+    row = gains.loc[("CLIP RN50", "Prototype", 1)]
+    assert (row["n"], row["gain"]) == (9, pytest.approx(each.mean()))
+    assert each.min() < row["gain low"] < row["gain"] < row["gain high"] < each.max()
 
 
 def test_minis_stand_for_models_of_table_two():
@@ -578,28 +610,19 @@ def test_class_texts_fill_every_template(cats_and_dogs):
         tasks.class_texts(model, images, [])
 
 
-def test_labels_at_line_ends_keep_their_distance():
-    places = plots.few_shot.spaced(np.array([10.0, 10.1, 10.2, 50.0]), 2.0)
-    assert np.diff(places).min() >= 2.0 - 1e-9
-    assert places[3] == 50.0
-    assert places[:3].mean() == pytest.approx(10.1)
-
-
-def test_figures_hold_every_line():
-    table = pd.concat([tasks.few_shot_table(run_of()).assign(model=m) for m in ("mini-clip", "nobody")])
-    known = {"mini-clip": "CLIP ViT-B", "nobody": ""}
-    settings = [tasks.IMAGE_ONLY, tasks.WITH_PROMPTS]
-    assert len(plots.few_shot_curves(table, settings[:1]).axes) == 2
-    figure = plots.few_shot_curves(table, settings, tasks.published_few_shot(), known)
-    first, prompts, published, _, _, empty = figure.axes
-    assert [len(ax.lines) >= n for ax, n in ((first, 6), (published, 4), (prompts, 13))] == [True] * 3
-    assert not empty.axison
-    assert published.get_title() == "published: CLIP ViT-B"
-    texts = {t.get_text() for t in prompts.texts}
-    assert {"Zero-shot", "Tip-Adapter", "Tip-X", "APE", "CODER", "LDA", "Prototype"} <= texts
-    gains = plots.pca_gains(table, tasks.published_few_shot(), known)
-    assert [len(ax.get_legend().get_texts()) for ax in gains.axes] == [5, 3]
-    expected = few_shot_tables.published_few_shot().query("model == 'CLIP ViT-B'")
-    published = plots.few_shot.published_gains(expected).set_index(["classifier", "shots"])["gain"]
-    assert published[("Prototype", 1)] == pytest.approx(7.3)
-    assert published[("LDA", 2)] == pytest.approx(2.5)
+def test_figures_hold_every_line_on_one_scale():
+    run, known = run_of(), {"mini-clip": "CLIP ViT-B", "nobody": ""}
+    table = pd.concat([tasks.few_shot_table(run).assign(model=m) for m in known])
+    reported = tasks.published_few_shot()
+    figure = plots.accuracy_panels(table[table["setting"] == tasks.IMAGE_ONLY], reported, known)
+    assert {ax.get_ylim() for ax in figure.axes} == {(0, 100)}
+    grey = [[line for line in ax.lines if line.get_marker() == "D" and len(line.get_xdata())] for ax in figure.axes]
+    assert list(map(len, grey)) == [2, 2, 0, 0, 0, 0], "no linear probe is published, and nothing of nobody"
+    gains = tasks.pca_gains(run)
+    theirs = tasks.published_pca_gains(reported).query("model == 'CLIP ViT-B'")
+    figure = plots.shot_gains({"a": gains, "b": gains}, ["setting", "over"], "gain", reported={"a": theirs})
+    assert len({ax.get_ylim() for ax in figure.axes}) == 1
+    said = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert said[0] == "image only over Prototype"
+    assert said[-2:] == ["Prototype, published", "LDA, published"]
+    assert [len(ax.containers) for ax in figure.axes] == [9 + 2, 9]

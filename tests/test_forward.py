@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from crossgap_lib.pretrain import files, forward
+from crossgap_lib.pretrain import RECIPES, files, forward
 
 WORDS = ["a dog", "a photo of a small red dog in a green hat on a blue ground", "unicorn", "a cat", "a red cat, left"]
 
@@ -13,7 +13,7 @@ WORDS = ["a dog", "a photo of a small red dog in a green hat on a blue ground", 
 @pytest.fixture(scope="module")
 def net(tmp_path_factory):
     folder = tmp_path_factory.mktemp("skeleton")
-    files.write_open_clip(folder)
+    files.write_open_clip(folder, RECIPES["mini-clip"])
     return shaken(files.new_open_clip(folder, 0)), folder
 
 
@@ -75,7 +75,7 @@ def test_caption_as_long_as_the_context(net):
 
 @pytest.mark.parametrize("side", [48, 24])
 def test_timm_pooled_is_timms(side):
-    vit, x = shaken(files.new_timm(0)), images(3, side)
+    vit, x = shaken(files.new_timm(RECIPES["mini-dino"])), images(3, side)
     assert_same(vit, lambda: forward.timm_pooled(vit, x), lambda: vit(x))
 
 

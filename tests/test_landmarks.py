@@ -1,4 +1,4 @@
-"""Ground truth out of pickles that are never executed; Easy, Medium and Hard against a loop over ranks."""
+"""Ground truth out of pickles that may import nothing; Easy, Medium and Hard against a loop over ranks."""
 
 import json
 import os
@@ -18,8 +18,8 @@ from PIL import Image
 
 from crossgap_lib import metrics
 from crossgap_lib.datasets.load import load_dataset
-from crossgap_lib.datasets.named.ground_truth import LARGEST, read_plain_pickle
 from crossgap_lib.datasets.named.landmarks import read_truth
+from crossgap_lib.datasets.named.plain_pickle import LARGEST, read_plain_pickle
 from crossgap_lib.datasets.retrieval_sets import concatenated, load_retrieval
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError, UnreadableImage
@@ -102,7 +102,7 @@ def test_a_malicious_pickle_is_refused_and_not_executed(tmp_path, protocol):
     ):
         data = pickle.dumps({"gnd": Evil(call, argument)}, protocol=protocol)
         assert any(code.name == "REDUCE" for code, _, _ in pickletools.genops(data))
-        refused(tmp_path, data, r"is refused: it holds the name (posix|nt|__builtin__|builtins)\.\w+")
+        refused(tmp_path, data, r"is refused: it holds the name '(posix|nt|__builtin__|builtins)\.\w+'")
         write(tmp_path / "gnd_roxford5k.pkl", data)
         with pytest.raises(CrossgapError, match="is refused"):
             load_dataset(f"roxford5k:{tmp_path}")
@@ -116,22 +116,26 @@ def test_a_malicious_pickle_is_refused_and_not_executed(tmp_path, protocol):
         (pickle.dumps(np.array(["a"]), protocol=2), "an array of 'U1'"),
         (pickle.dumps(np.zeros(2, dtype="M8[s]"), protocol=2), "an array of 'M8'"),
         (pickle.dumps(np.zeros(2, dtype=[("a", "i4")]), protocol=2), "an array of 'V4'"),
-        (pickle.dumps({1, 2}, protocol=2), r"the name __builtin__\.set"),
-        (pickle.dumps({1, 2}, protocol=4), "the instruction EMPTY_SET"),
-        (pickle.dumps(replace, protocol=4), r"the name dataclasses\.replace"),
-        (pickle.dumps(np.dtype("f4"), protocol=2), "a name where data is expected"),
-        (pickle.dumps(np.ndarray, protocol=2), "a name where data is expected"),
-        (b"cnumpy\nndarray\n(I2\ntR.", "a call of ndarray with 1 arguments"),
-        (b"c_codecs\nencode\n(I1\nI2\ntR.", "a call of encode with 2 arguments"),
-        (b"c_codecs\nencode\n(V\\u0100\nVlatin1\ntR.", "bytes that are none"),
-        (b"\x80\x02P0\n.", "damaged|the instruction PERSID"),
-        (b"\x80\x02\x82\x01.", "the instruction EXT1"),
-        (b"(I1\nI2\n.", "more than one value"),
-        (b"I1\nI2\n0.", "the instruction POP"),
-        (b"(.", "a name where data is expected"),
-        (b"a.", "instructions that do not fit each other"),
-        (b"g7\n.", "a value that was not made before"),
-        (b"(I1\nd.", "a dict whose keys"),
+        (pickle.dumps({1, 2}, protocol=2), r"the name '__builtin__\.set'"),
+        (pickle.dumps({1, 2}, protocol=4), "a set, where plain data is expected"),
+        (pickle.dumps(1j, protocol=4), r"the name 'builtins\.complex'"),
+        (pickle.dumps(replace, protocol=4), r"the name 'dataclasses\.replace'"),
+        (b"\x80\x04\x8c\x05numpy\x8c\x10ndarray.__init__\x93.", r"the name 'numpy\.ndarray\.__init__'"),
+        (pickle.dumps(np.dtype("f4"), protocol=2), "a _Dtype, where plain data is expected"),
+        (pickle.dumps(np.ndarray, protocol=2), "a type, where plain data is expected"),
+        (b"cnumpy\nndarray\n(I2\ntR.", "damaged, or no pickle"),  # would be memory that is not cleared
+        (b"c_codecs\nencode\n(I1\nI2\ntR.", "damaged, or no pickle"),
+        (b"c_codecs\nencode\n(V\\u0100\nVlatin1\ntR.", "damaged, or no pickle"),
+        (b"cnumpy\ndtype\n(S'u1'\ntR}S'value'\nI1\nsb.", "damaged, or no pickle"),  # another field of the stand-in
+        (b"cnumpy\nndarray\n}S'value'\nI1\nsb.", "damaged, or no pickle"),  # or of its class
+        (b"cnumpy\nndarray\n)\x81}b.", "a state for _StandIn"),
+        (b"cnumpy.core.multiarray\nscalar\n(I1\nS'a'\ntR.", "an array without a type of number"),
+        (b"\x80\x02P0\n.", "damaged, or no pickle"),
+        (b"\x80\x02\x82\x01.", "damaged, or no pickle"),
+        (b"(.", "damaged, or no pickle"),
+        (b"a.", "damaged, or no pickle"),
+        (b"g7\n.", "damaged, or no pickle"),
+        (b"(I1\nd.", "damaged, or no pickle"),
         (b"(NI1\nd.", "a dict whose keys"),
         (b"(lp0\ng0\na.", "nested deeper than 20 levels"),  # a list that holds itself
         (b"no pickle", "damaged, or no pickle"),
@@ -149,11 +153,24 @@ def test_arrays_whose_bytes_do_not_fill_them(tmp_path):
     refused(tmp_path, data.replace(b"K\x04\x85", b"K\x05\x85", 1), "an array of shape")
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"Nr\xff\xff\xff\xff.",  # the value with the number 2**32 - 1: a table of as many places
+        b"\x80\x05\x96\x00\x00\x00\x00\x10\x00\x00\x00.",  # 64 GiB of bytes
+        b"\x80\x04\x8e\x00\x00\x00\x00\x10\x00\x00\x00.",
+        b"\x80\x04\x8d\x00\x00\x00\x00\x10\x00\x00\x00.",
+    ],
+)
+def test_few_bytes_that_ask_for_much_memory(tmp_path, data):
+    refused(tmp_path, data, "a value with the number|damaged, or no pickle")
+
+
 def test_few_bytes_that_stand_for_many_values(tmp_path):
     """Lists of ten references to the list before: a billion numbers in two hundred bytes."""
     levels = [b"(lp0\n" + b"I1\na" * 10]
     levels += [f"(lp{k}\n".encode() + f"g{k - 1}\na".encode() * 10 for k in range(1, 9)]
-    refused(tmp_path, b"".join(levels) + b".", "more than|more than one value")
+    refused(tmp_path, b"".join(levels) + b".", "or more than 4194304 values")
 
 
 @settings(deadline=None, max_examples=100)
@@ -180,18 +197,12 @@ def test_a_file_too_large_is_not_read(tmp_path):
 
 @pytest.mark.parametrize("arrays", [True, False])
 @pytest.mark.parametrize("protocol", [0, 2, pickle.HIGHEST_PROTOCOL])
-def test_ground_truth_is_converted_once(tmp_path, monkeypatch, arrays, protocol):
-    monkeypatch.setenv("CROSSGAP_CACHE", str(tmp_path / "cache"))
+def test_ground_truth_of_every_protocol(tmp_path, arrays, protocol):
     path = miniatures.landmarks(tmp_path, arrays, protocol) / "gnd_roxford5k.pkl"
     truth = read_truth(path)
     assert (truth.gallery, truth.queries) == (GROUND_TRUTH["imlist"], GROUND_TRUTH["qimlist"])
     assert truth.boxes[0] == [1.2, 1.0, 6.9, 4.0]
     assert truth.judged == [{k: entry[k] for k in ("easy", "hard", "junk")} for entry in GROUND_TRUTH["gnd"]]
-    (kept,) = (tmp_path / "cache").rglob("*.json")
-    assert json.loads(kept.read_text())["queries"] == truth.queries
-    assert read_truth(path) == truth
-    kept.write_text("cut o")
-    assert read_truth(path) == truth
 
 
 @pytest.mark.parametrize(

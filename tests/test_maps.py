@@ -470,10 +470,11 @@ def test_the_walks_sliders_say_and_show_the_state(maps):
     cones = tasks.along_cones(runs, IMAGES, TEXTS)
     native = tasks.cone_places({"images": IMAGES, "texts": TEXTS}, IMAGES, TEXTS)
     box = widgets.walk_explorer(ground, tasks.walks(ground, runs), cones, native)
-    tokens, steps, words, image = box.children
+    tokens, row, _, words, image = box.children
+    steps = row.children[0]
     assert (tokens.description, tokens.options) == ("pseudo-tokens", (1, 4))
     assert (steps.description, steps.options) == ("steps", (0, 2, 5))
-    assert not steps.continuous_update
+    assert steps.continuous_update
     seen = set()
     for n, step, share in ((1, 0, 0), (1, 5, 100), (4, 5, 100)):
         tokens.value, steps.value = n, step

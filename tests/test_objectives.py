@@ -16,6 +16,7 @@ from crossgap_lib.pretrain.objectives import (
     distillation_loss,
     koleo_loss,
     make_objective,
+    separation_loss,
     simclr_loss,
     write_skeleton,
 )
@@ -29,12 +30,13 @@ def batch(n=6, seed=0):
     ids = torch.randint(2, 40, (n, 24), generator=torch.Generator().manual_seed(seed))
     ids[:, 9] = 62  # EOT, the highest
     pixels = torch.rand(n, 3, 48, 48, generator=torch.Generator().manual_seed(seed))
-    return Batch(pixels, ids, np.random.default_rng(seed))
+    meanings = F.normalize(draw(n, 5, seed=seed).abs(), dim=-1).float()
+    return Batch(pixels, ids, meanings, np.random.default_rng(seed))
 
 
 def make(name, folder):
     recipe = RECIPES[name]
-    write_skeleton(folder, recipe.objective)
+    write_skeleton(folder, recipe)
     return make_objective(recipe, folder)
 
 
@@ -107,7 +109,53 @@ def test_koleo_is_the_textbook_loop_and_spreads_points():
     assert (around @ around.T).fill_diagonal_(-1).max() < 0.5, "near 120 degrees apart, from 1 degree"
 
 
-@pytest.mark.parametrize(("name", "loss"), [("mini-clip", ClipLoss()), ("mini-siglip", SigLipLoss())])
+def cosine(a, b):
+    return float(a @ b / (a.norm() * b.norm()))
+
+
+def cross_entropy(rows):
+    """The mean of -log of what softmax gives the i-th entry of the i-th row."""
+    return np.mean([-math.log(math.exp(row[i]) / sum(map(math.exp, row))) for i, row in enumerate(rows)])
+
+
+def separation(own, other, meanings, scale):
+    """AlignCLIP's: the cosine with the own partner, against cosines within the modality, less where captions agree."""
+    rows = []
+    for i, x in enumerate(own):
+        rivals = [scale * cosine(x, y) * (1 - cosine(meanings[i], m)) for y, m in zip(own, meanings, strict=True)]
+        rivals[i] = scale * cosine(x, other[i])
+        rows.append(rivals)
+    return cross_entropy(rows)
+
+
+def test_separation_is_the_textbook_loop():
+    images, texts, meanings = (F.normalize(draw(5, 7, seed=s), dim=-1) for s in range(3))
+    paired, unlike = (images * texts).sum(-1), 1 - meanings @ meanings.T
+    expected = separation(images, texts, meanings, 20.0)
+    assert separation_loss(images, paired, unlike, torch.tensor(20.0)).item() == pytest.approx(expected, rel=1e-9)
+    unlike.fill_diagonal_(1.0)
+    assert separation_loss(images, paired, unlike, torch.tensor(20.0)).item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("name", "separate"), [("nano-align", "image"), ("nano-align-both", "both")])
+def test_align_is_the_textbook_loop(name, separate, tmp_path):
+    objective, given = make(name, tmp_path), batch()
+    with torch.no_grad():
+        objective.net.logit_scale.fill_(math.log(10))  # 100 leaves but one term of each sum
+        images = objective.net.encode_image(views.normalised(views.shifted(given.pixels, np.random.default_rng(0))))
+        texts = objective.net.encode_text(given.ids)
+    expected = cross_entropy([[10 * cosine(x, y) for y in texts] for x in images])
+    expected += cross_entropy([[10 * cosine(x, y) for x in images] for y in texts])
+    expected += 0.5 * separation(images, texts, given.meanings, 10)
+    if separate == "both":
+        expected += 0.5 * separation(texts, images, given.meanings, 10)
+    assert objective.loss(given).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [("mini-clip", ClipLoss()), ("mini-siglip", SigLipLoss()), ("nano-two", ClipLoss()), ("nano-shared", ClipLoss())],
+)
 def test_image_text_losses_are_open_clips(name, loss, tmp_path):
     objective, given = make(name, tmp_path), batch()
     images, texts, *rest = objective.net(
@@ -168,6 +216,22 @@ def test_the_same_seed_gives_the_same_encoder_under_every_image_text_objective(t
         for name, weights in nets[0].state_dict().items():
             if name != "logit_scale":
                 assert torch.equal(weights, net.state_dict()[name]), name
+
+
+def test_one_transformer_is_trained_where_it_is_shared(tmp_path):
+    """Its gradient is the sum of what pictures and texts ask of it, which a model with two of them keeps apart."""
+    shared, two = (make(name, tmp_path / name) for name in ("nano-shared", "nano-two"))
+    two.net.load_state_dict(shared.net.state_dict())
+    for objective in (shared, two):
+        objective.loss(batch()).backward()
+    one, both = (dict(objective.net.named_parameters(remove_duplicate=False)) for objective in (shared, two))
+    texts = [name for name in both if name.startswith(("transformer.", "ln_final.", "text_projection"))]
+    assert len(texts) == 4 * 12 + 2 + 1, "four blocks, the final layer norm and the projection"
+    for name in texts:
+        images = "visual." + name.replace("ln_final", "ln_post").replace("text_projection", "proj")
+        expected = both[name].grad + both[images].grad
+        assert one[name] is one[images]
+        torch.testing.assert_close(one[name].grad, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
 
 
 def test_teacher_follows_the_student(tmp_path):
@@ -264,6 +328,15 @@ def test_views_depend_on_the_generator_alone():
 
 def test_recipes_share_everything_but_the_objective():
     reference = RECIPES["mini-clip"]
-    for recipe in RECIPES.values():
+    for recipe in (recipe for name, recipe in RECIPES.items() if name.startswith("mini-")):
         same = replace(recipe, name=reference.name, objective="clip", logit_scale=100.0, learned_scale=False)
         assert same == reference
+
+
+def test_what_alignclip_is_compared_with_differs_in_sharing_and_separation_alone():
+    reference = RECIPES["nano-two"]
+    assert replace(reference, name="nano-m06", text_layers=2) == RECIPES["nano-m06"]
+    for name in ("nano-shared", "nano-align", "nano-align-both"):
+        assert RECIPES[name].shared
+        same = {"name": reference.name, "objective": "clip", "shared": False, "separate": "image"}
+        assert replace(RECIPES[name], **same) == reference

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from miniatures import BROKEN, grey_of, photo_bytes, tar, write
 
 from crossgap_lib.datasets.load import load_dataset
-from crossgap_lib.datasets.named.tars import expand_braces
+from crossgap_lib.datasets.tars import expand_braces
 from crossgap_lib.errors import CrossgapError, UnreadableImage
 
 

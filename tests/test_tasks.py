@@ -21,7 +21,7 @@ from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion.result import Inversion
 from crossgap_lib.memory import PeakMemory
 from crossgap_lib.paths import MINIS
-from crossgap_lib.tasks.dogs_vs_cats import Stage, correctly_classified, minimal_removal, perfectly_ranked
+from crossgap_lib.tasks.dogs_vs_cats import correctly_classified, minimal_removal, perfectly_ranked
 from crossgap_lib.tasks.gap import gap_interval
 from crossgap_lib.tasks.pairs import similarities
 
@@ -65,14 +65,6 @@ def test_all_similarities_leave_out_the_own_row():
     np.testing.assert_allclose(tasks.unpaired_similarities(a, b), cos(20, 40, 20, 10, 80, 70), atol=1e-6)
     other = at_angles(10, 20, ids=["x", "row-000000"])
     np.testing.assert_allclose(tasks.all_similarities(a, other), cos(10, 20, 10, 80, 70), atol=1e-6)
-
-
-def test_pair_similarities_split_by_class():
-    a = at_angles(0, 30, 90, labels=[0, 0, 1])
-    np.testing.assert_allclose(tasks.pair_similarities(a, a, True), np.cos(np.radians([30])), atol=1e-6)
-    np.testing.assert_allclose(tasks.pair_similarities(a, a, False), np.cos(np.radians([90, 60])), atol=1e-6)
-    np.testing.assert_allclose(tasks.pair_similarities(a[:2], a, False), np.cos(np.radians([90, 60])), atol=1e-6)
-    assert len(tasks.pair_similarities(a, at_angles(1, 2, labels=[0, 1], ids=["x", "y"]), True)) == 3
 
 
 # ---------------------------------------------------------------- the two filters
@@ -138,31 +130,15 @@ PROMPTS = at_angles(0, 90, labels=[0, 1], modality="text", ids=["p0", "p1"])
 def test_filter_stages_count_what_is_left():
     # The cat at 80 degrees is nearer to "dog"; all others are right, and already perfectly ranked.
     images = at_angles(1, 2, 80, 50, 60, 70, labels=[0, 0, 0, 1, 1, 1], class_names=CLASSES)
-    stages = tasks.filter_stages(images, PROMPTS, at_least=2)
-    assert [s.note for s in stages] == [
-        "all pictures: 6 of 6 pictures (3 cat, 3 dog)",
-        "correctly classified: 5 of 6 pictures (2 cat, 3 dog)",
-        "perfectly ranked: 5 of 6 pictures (2 cat, 3 dog)",
-    ]
-    assert all(s.enough for s in stages)
-    assert stages[1].images.ids.tolist() == images.ids[[0, 1, 3, 4, 5]].tolist()
+    stages = tasks.filter_stages(images, PROMPTS)
+    assert list(stages) == ["all pictures", "correctly classified", "perfectly ranked"]
+    assert [len(left) for left in stages.values()] == [6, 5, 5]
+    assert stages["correctly classified"].ids.tolist() == images.ids[[0, 1, 3, 4, 5]].tolist()
 
 
-def test_filter_stages_say_when_too_little_is_left():
-    images = at_angles(1, 2, 80, 50, 60, 70, labels=[0, 0, 0, 1, 1, 1], class_names=CLASSES)
-    _, classified, ranked = tasks.filter_stages(images, PROMPTS, at_least=3)
-    assert not classified.enough
-    assert not ranked.enough
-    assert classified.note.endswith("(2 cat, 3 dog) - too little is left of a class (under 3) to measure anything")
-    only_dogs = at_angles(50, 60, 80, labels=[1, 1, 0], class_names=CLASSES)
-    assert "(0 cat, 2 dog) - too little" in tasks.filter_stages(only_dogs, PROMPTS, at_least=1)[-1].note
-
-
-def test_filter_stages_say_when_nothing_is_left():
+def test_a_stage_without_any_picture_is_missing():
     images = at_angles(80, 10, labels=[0, 1], class_names=CLASSES)
-    (stage,) = tasks.filter_stages(images, PROMPTS, at_least=1)
-    assert stage.note.endswith("; correctly classified: none is left")
-    assert len(stage.images) == 2
+    assert list(tasks.filter_stages(images, PROMPTS)) == ["all pictures"]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +159,7 @@ def test_filter_stages_need_labels_and_names(images, prompts):
 
 def test_stage_measures_are_those_of_metrics():
     images, prompts = noisy_classes(n=60, seed=5)
-    stages = [Stage("all", images, True, ""), Stage("few", images[:3], False, "")]
+    stages = {"all": images, "few of a class": images[np.flatnonzero(images.labels == 1)]}
     table = tasks.stage_measures(stages, prompts, seed=7)
     assert set(table["stage"]) == {"all"}
     assert len(table) == 2 * 2 * 2
@@ -204,64 +180,49 @@ def test_stage_measures_are_those_of_metrics():
 def test_image_image_leaves_the_query_out():
     # Two far-apart pairs: with itself in the gallery a query would find one of its class whatever the rest is.
     images = at_angles(0, 90, 1, 91, labels=[0, 0, 1, 1], class_names=CLASSES)
-    table = tasks.stage_measures([Stage("all", images, True, "")], PROMPTS)
+    table = tasks.stage_measures({"all": images}, PROMPTS, at_least=2)
     values = table[(table["task"] == "image-image") & (table["metric"] == "R-Precision")]["value"]
     assert values.tolist() == [0, 0]
 
 
-def test_nearest_wrong_against_a_loop():
+def test_neighbours_against_a_loop():
     images, _ = noisy_classes(n=25, classes=3, seed=2)
     cosine = images.features.double().numpy() @ images.features.double().numpy().T
-    candidates = []
+    expected = []
     for query in range(25):
-        if images.labels[query] == 1:
-            wrong = [k for k in range(25) if images.labels[k] != 1]
-            right = [k for k in range(25) if images.labels[k] == 1 and k != query]
-            near = max(wrong, key=lambda k, q=query: cosine[q, k])
-            best = max(right, key=lambda k, q=query: cosine[q, k])
-            lost = sum(cosine[query, k] < cosine[query, near] for k in right)
-            candidates.append((cosine[query, near], query, near, best, cosine[query, best], lost))
-    candidates.sort(reverse=True)
-    expected, used = [], set()
-    for score, query, near, best, right_score, lost in candidates:
-        if near not in used:
-            used.add(near)
-            expected.append((query, near, best, score, right_score, lost))
-    table = tasks.nearest_wrong(images, 4, query_class=1)
+        wrong = [k for k in range(25) if images.labels[k] != images.labels[query]]
+        right = [k for k in range(25) if images.labels[k] == images.labels[query] and k != query]
+        near, best = (max(rows, key=lambda k, q=query: cosine[q, k]) for rows in (wrong, right))
+        lost = sum(cosine[query, k] < cosine[query, near] for k in right)
+        expected.append((query, near, best, cosine[query, near], cosine[query, best], lost))
+    table = tasks.neighbours(images)
     assert list(table) == ["query", "wrong", "right", "wrong_score", "right_score", "rank_lost"]
-    assert len(table) == min(4, len(expected)) >= 2
-    np.testing.assert_allclose(table.astype(float), expected[:4], atol=1e-6)
-
-
-def test_nearest_wrong_uses_each_gallery_picture_once():
-    images = at_angles(0, 1, 2.2, 3, 80, labels=[0, 0, 0, 1, 1])  # 3 degrees is nearest to all
-    table = tasks.nearest_wrong(images, 5, query_class=0)
-    assert table[["query", "wrong", "right", "rank_lost"]].to_numpy().tolist() == [[2, 3, 1, 2]]
+    np.testing.assert_allclose(table.astype(float), expected, atol=1e-6)
 
 
 def test_the_only_picture_of_its_class_has_no_right_neighbour():
-    images = at_angles(0, 20, 30, labels=[0, 1, 1])
-    (row,) = tasks.nearest_wrong(images, 3, query_class=0).itertuples()
-    assert (row.query, row.wrong, row.rank_lost) == (0, 1, 0)
-    assert pd.isna(row.right)
-    assert np.isnan(row.right_score)
-    assert tasks.nearest_wrong(images, 3, query_class=1)["right"].tolist() == [2]
-    with pytest.raises(CrossgapError, match="two or more classes"):
-        tasks.nearest_wrong(at_angles(0, 20, labels=[1, 1]), 3, query_class=1)
+    table = tasks.neighbours(at_angles(0, 20, 30, labels=[0, 1, 1]))
+    alone = next(table.itertuples())
+    assert (alone.query, alone.wrong, alone.rank_lost) == (0, 1, 0)
+    assert pd.isna(alone.right)
+    assert np.isnan(alone.right_score)
+    assert table["right"].tolist()[1:] == [2, 1]
+    for labels in ([1, 1], None):
+        with pytest.raises(CrossgapError, match="two or more classes"):
+            tasks.neighbours(at_angles(0, 20, labels=labels))
 
 
 def test_shared_factors_by_hand():
     images = at_angles(0, 20, 12, 90, labels=[0, 0, 1, 1])  # nearest wrong ones: 2, 2, 1, 1
-    factors = pd.DataFrame(
-        {"kind": list("ccdd"), "colour": list("rrrg"), "size": list("abab"), "tilt": [0.0, 0.0, 0.0, 0.0]}
-    )
-    tables = [tasks.shared_factors(images, factors, seed=seed) for seed in range(200)]
-    assert tables[0]["factor"].tolist() == ["colour", "size"]
-    assert tables[0]["nearest wrong"].tolist() == [0.75, 0.5]
-    # A random wrong picture: colours agree with probability 1/2, 1/2, 1 and 0; sizes with 1/2 each.
-    drawn = np.mean([t["random pair"] for t in tables], axis=0)
-    np.testing.assert_allclose(drawn, [0.5, 0.5], atol=0.06)
-    pd.testing.assert_frame_equal(tables[3], tasks.shared_factors(images, factors, seed=3))
+    factors = pd.DataFrame({"colour": list("rrrg"), "size": list("abab")}, index=[7, 8, 9, 10])
+    shared = tasks.shared_factors(images, tasks.neighbours(images), factors)
+    agrees, chance = "nearest wrong picture", "any wrong picture"
+    assert list(shared["colour"]) == [chance, agrees]
+    assert shared["colour"][agrees].tolist() == [1, 1, 1, 0]
+    assert shared["size"][agrees].tolist() == [1, 0, 0, 1]
+    # The two pictures of the other class: of the reds' others one or two are red, of the green's others none is green.
+    assert shared["colour"][chance].tolist() == [0.5, 0.5, 1, 0]
+    assert shared["size"][chance].tolist() == [0.5] * 4
 
 
 # ---------------------------------------------------------------- few shots
@@ -325,15 +286,16 @@ def test_along_steps_is_loss_and_map_of_every_snapshot():
     assert last["mAP"] == pytest.approx(100 * metrics.mean_average_precision(gallery[own], gallery))
 
 
-def test_over_seeds_stacks_curves_or_their_last_rows():
+def test_query_steps_is_the_loss_and_precision_of_each_query():
     gallery, _ = noisy_classes(n=20, seed=6)
-    runs = {0: [fake_run(gallery, ["i7", "i3"])[0]], 5: [fake_run(gallery, ["i1", "i2"], steps=(0, 4))[0]]}
-    table = tasks.over_seeds(runs, gallery)
-    assert table[["seed", "step"]].to_numpy().tolist() == [[0, 0], [0, 3], [0, 9], [5, 0], [5, 4]]
-    single = tasks.along_steps({5: runs[5][0]}, gallery)
-    assert table["mAP"].tolist()[3:] == single["mAP"].tolist()
-    last = tasks.over_seeds(runs, gallery, last_only=True)
-    assert last.to_numpy().tolist() == table.iloc[[2, 4]].to_numpy().tolist()
+    gallery.labels[12] = 99  # so that query i12 has nothing to find
+    run, native = fake_run(gallery, ["i7", "i3", "i12", "i0"])
+    table = tasks.query_steps({2: run}, gallery)
+    assert table[["n", "step", "id"]].to_numpy().tolist() == [[2, s, i] for s in (0, 3, 9) for i in ("i7", "i3", "i0")]
+    loss = 1 - torch.cosine_similarity(run.snapshots[3], native)
+    at_3 = table[table["step"] == 3]
+    assert at_3["loss"].tolist() == pytest.approx(loss[[0, 1, 3]].tolist(), abs=1e-6)
+    assert at_3["ap"].tolist() == pytest.approx(metrics.retrieval(run.at(3), gallery).ap)
 
 
 def test_queries_must_come_from_the_gallery():
@@ -463,13 +425,6 @@ def test_histograms_of_large_sets_are_of_drawn_rows(monkeypatch, similarities):
     np.testing.assert_allclose(np.sort(found), np.sort(whole[~np.eye(10, dtype=bool)]), atol=1e-6)
     assert len(tasks.all_similarities(images, images)) == 45
     assert len(tasks.all_similarities(images[:9], images[:9])) == 36
-
-
-def test_similarities_by_class_of_large_sets_are_of_drawn_rows(monkeypatch):
-    images, _ = noisy_classes(n=30)
-    assert sum(len(tasks.pair_similarities(images, images, same)) for same in (True, False)) == 435
-    monkeypatch.setattr("crossgap_lib.tasks.pairs.MOST_ROWS", 10)
-    assert sum(len(tasks.pair_similarities(images, images, same)) for same in (True, False)) == 45
 
 
 def test_gap_of_real_clip(real_folder):
@@ -629,9 +584,8 @@ def test_trained_mini_meets_the_criteria_that_fixed_the_world(trained):
 def test_trained_mini_is_perfect_on_texts_and_not_on_images_after_the_filters(trained):
     _, pets, prompts, _ = trained
     stages = tasks.filter_stages(pets, prompts)
-    assert [s.name for s in stages] == ["all pictures", "correctly classified", "perfectly ranked"]
-    assert all(s.enough for s in stages)
-    table = tasks.stage_measures(stages[-1:], prompts)
+    table = tasks.stage_measures({"last": stages["perfectly ranked"]}, prompts)
+    assert len(table) == 8
     assert (table[table["task"] == "text-image"]["value"] == 100).all()
     assert (table[table["task"] == "image-image"]["value"] < 95).all()
 

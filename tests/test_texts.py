@@ -46,7 +46,7 @@ def test_titles_go_before_texts(tmp_path):
         ("qrels", [{"query-id": "q1"}], "a judgement needs query-id and corpus-id"),
         ("qrels", [{"query-id": "q1", "corpus-id": "d1", "score": "high"}], "the score 'high' is no number"),
         ("qrels", [{"query-id": "q1", "corpus-id": "d1", "score": 0}], "holds 0 queries"),
-        ("qrels", ["q1"], "one JSON object a line"),
+        ("qrels", ["q1"], "line 1 is .* no JSON object"),
     ],
 )
 def test_nanobeir_of_another_form(tmp_path, part, rows, why):
@@ -61,13 +61,16 @@ def test_damaged_files(tmp_path):
     with pytest.raises(CrossgapError, match="can't be read as Parquet"):
         load_texts(f"nano-scifact:{tmp_path}")
     write(miniatures.nano(tmp_path / "b", "jsonl") / "corpus.jsonl", '{"_id": ')
-    with pytest.raises(CrossgapError, match="can't be read as JSON lines"):
+    with pytest.raises(CrossgapError, match="line 1 can't be read as JSON"):
         load_texts(f"nano-scifact:{tmp_path / 'b'}")
+    write(miniatures.nano(tmp_path / "c", "tsv") / "qrels/test.tsv", b"query-id\tcorpus-id\n\xe3\td1\n")
+    with pytest.raises(CrossgapError, match="is not UTF-8 text"):
+        load_texts(f"nano-scifact:{tmp_path / 'c'}")
 
 
 def test_newsgroups(tmp_path):
     found = load_texts(f"20newsgroups:{miniatures.newsgroups(tmp_path)}")
-    assert found.class_names == ("rec.autos", "sci.space")
+    assert found.query_ids == ("rec.autos", "sci.space")
     assert found.queries == ("a post about cars", "a post about space travel and astronomy")
     assert found.corpus_ids == ("rec.autos/102894", "sci.space/9", "sci.space/60801")
     assert found.corpus_labels.tolist() == [0, 1, 1]
@@ -88,7 +91,11 @@ def test_imdb_as_texts_and_as_parquet(tmp_path):
     with pytest.raises(CrossgapError, match="No test reviews of both sentiments"):
         load_texts(f"imdb:{tmp_path / 'b'}")
     pq.write_table(pa.table({"review": ["Bad."]}), tmp_path / "b/plain_text/test-00000-of-00001.parquet")
-    with pytest.raises(CrossgapError, match="can't be read as reviews"):
+    with pytest.raises(CrossgapError, match=r"can't be read as Parquet: .*label"):
+        load_texts(f"imdb:{tmp_path / 'b'}")
+    table = pa.table({"text": ["Bad.", "Great."], "label": [0, None]})
+    pq.write_table(table, tmp_path / "b/plain_text/test-00000-of-00001.parquet")
+    with pytest.raises(CrossgapError, match=r"a review needs a label of 0 or 1 and a text, but is \(None, 'Great.'\)"):
         load_texts(f"imdb:{tmp_path / 'b'}")
 
 
@@ -133,7 +140,7 @@ def test_summaries_and_queries_of_ones_own(tmp_path):
     write(tmp_path / "s.jsonl", '{"id": "d9", "text": "x"}')
     with pytest.raises(CrossgapError, match="1 ids, such as 'd9', are not in this collection"):
         load_texts(spec, summaries=tmp_path / "s.jsonl")
-    with pytest.raises(CrossgapError, match="can't be read as text"):
+    with pytest.raises(CrossgapError, match="can't be read: No such file"):
         load_texts(spec, summaries=tmp_path / "none.jsonl")
 
 

@@ -276,7 +276,26 @@ def test_the_minis_tokenizer_knows_every_word(mini):
     assert unknown not in ids[:, 1]
 
 
+def test_a_sentence_says_what_it_is_told_to():
+    dog = Factors("dog", colour="red", background="pink", tilt=15.0)
+    assert world.sentence(dog, {"kind"}) == "a photo of a dog"
+    assert world.sentence(dog, {"colour", "tilt"}) == "a photo of a tilted red thing"
+    assert (
+        world.sentence(replace(dog, kind="elephant"), {"kind", "background"}, "") == "an elephant on a pink background"
+    )
+    assert world.sentence(dog, {"accessory", "blur"}) == "a photo of a thing"  # there is none to speak of
+
+
 # ---------------------------------------------------------------- the sets
+
+
+def test_animals_are_the_first_kinds_and_pictures_of_their_own():
+    animals = load_dataset("world:animals/train", n=24)
+    assert animals.class_names == tuple(world.KINDS)[:12]
+    assert animals.labels.tolist() == [*range(12)] * 2
+    assert len(load_dataset("world:animals")) == 1200
+    others = load_dataset("world:all/train", n=12)
+    assert not any(np.array_equal(pixels(animals, k), pixels(others, k)) for k in range(12))
 
 
 def test_dogs_vs_cats_is_balanced_and_shares_no_picture_with_all():

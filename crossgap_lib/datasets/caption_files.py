@@ -1,35 +1,95 @@
-"""Caption files (COCO, Karpathy, Flickr8k, CSV) -> rows of a picture's name and its captions."""
+"""Caption files (COCO, Karpathy, Flickr8k, CSV) -> rows of a picture's name and its captions, or a Dataset of them."""
 
 import csv
 import json
+import os
 import re
 from collections.abc import Iterable
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
+from crossgap_lib.datasets.dataset import Dataset, from_listing
+from crossgap_lib.datasets.files import absolute, existing_folder, read_text
 from crossgap_lib.errors import CrossgapError
 
 _TOKEN_LINE = re.compile(r"(?P<name>.+)#\d+\t(?P<caption>.*)")
 _KNOWN = "COCO JSON, Karpathy JSON, Flickr8k 'name.jpg#0<TAB>caption' lines or an 'image,caption' CSV"
 
 
+# Where the downloads of COCO, Flickr8k and Flickr30k keep their pictures: beside the caption file or a level above it.
+_PICTURE_FOLDERS = (
+    *("images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k_images", "flickr30k-images"),
+    *("val2017", "val2014", "train2017", "train2014"),
+)
+
+
 class CaptionRow(NamedTuple):
-    name: str  # picture file, as the caption file names it
-    captions: tuple[str, ...]  # stripped, in the file's order: the first is the one that Cross the Gap, Sec. 5.2 uses
-    folder: str = ""  # sub-folder that Karpathy's COCO file keeps apart from the name ("val2014")
+    name: str  # of the picture file, as the caption file has it
+    captions: tuple[str, ...]  # stripped, in the file's order; Cross the Gap, Sec. 5.2, takes the first as query
+    folder: str = ""  # the picture's folder, which Karpathy's COCO file keeps apart from the name ("val2014")
+
+
+def read_caption_file(
+    spec: str,
+    rest: str,
+    *,
+    split: str | None = None,
+    images: str | os.PathLike | None = None,
+    skip_missing: bool = False,
+) -> Dataset:
+    """``captions:FILE`` or ``captions:FILE/SPLIT``; for the options see ``load_dataset``."""
+    path = absolute(rest)
+    if path.parent.is_file():  # captions:dataset.json/train
+        path, split = path.parent, path.name
+    if not path.is_file():
+        raise CrossgapError(f"No such file: {path}; expected is a caption file with its pictures beside it")
+    return with_pictures(spec, path, read_captions(path, split), images, skip_missing)
+
+
+def with_pictures(
+    spec: str, path: Path, rows: list[CaptionRow], images: str | os.PathLike | None, skip_missing: bool
+) -> Dataset:
+    """The rows of the caption file ``path`` with their pictures, from the folder ``images`` or the usual places.
+
+    Raises:
+        CrossgapError: pictures are not there; with ``skip_missing`` they are left out with a warning.
+    """
+    if images is not None:
+        folders = [existing_folder(images, "the pictures that the caption file names")]
+    else:
+        bases = path.parent, path.parent.parent  # COCO: annotations/captions_val2017.json, val2017/*.jpg
+        folders = [folder for base in bases for name in ("", *_PICTURE_FOLDERS) if (folder := base / name).is_dir()]
+    return from_listing(
+        spec,
+        path,
+        [row.name for row in rows],
+        [_find(row, folders) for row in rows],
+        folders,
+        skip_missing=skip_missing,
+        captions=[row.captions for row in rows],
+    )
+
+
+def _find(row: CaptionRow, folders: list[Path]) -> Path | None:
+    candidates = (folder / inner / row.name for folder in folders for inner in (row.folder, ""))
+    return next((path for path in candidates if os.path.isfile(path)), None)
+
+
+# ---------------------------------------------------------------- formats
 
 
 def read_captions(path: Path, split: str | None = None) -> list[CaptionRow]:
     """Rows of a caption file, in the file's order; the format is told by the content.
 
-    ``split`` picks a split of a Karpathy file ("test" where not given, "all" for every picture). Raises
-    CrossgapError where the file can't be read, or a picture in it has no caption.
+    ``split`` picks a split of a Karpathy file: "test" if it is None, "all" for every picture.
+
+    Raises:
+        CrossgapError: the file can't be read, has no such split, or a picture in it has no caption.
     """
+    text = read_text(path)
     try:
-        rows = _parse(path.read_text(encoding="utf-8-sig"), split)
-    except (OSError, UnicodeDecodeError) as error:
-        raise CrossgapError(f"{path}: can't be read as text: {error}") from error
+        rows = _parse(text, split)
     except json.JSONDecodeError as error:
         raise CrossgapError(f"{path}: not valid JSON: {error}") from error
     except CrossgapError as error:
@@ -73,7 +133,7 @@ def _row(name: str, captions: Iterable[str], folder: str = "") -> CaptionRow:
 
 
 def _grouped(pairs: Iterable[tuple[object, str]]) -> dict:
-    """Captions by picture, pictures in order of appearance."""
+    """{picture: its captions}, in the order in which the pictures appear."""
     groups: dict = {}
     for picture, caption in pairs:
         groups.setdefault(picture, []).append(caption)

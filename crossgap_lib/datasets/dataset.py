@@ -1,33 +1,37 @@
 """``Dataset``: rows of pictures that are listed now and decoded on demand."""
 
 import os
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from crossgap_lib.datasets.picture_files import stamp
-from crossgap_lib.datasets.pictures import open_picture
+from crossgap_lib.datasets.decode import open_picture
+from crossgap_lib.datasets.files import stamp
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.store import digest
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """n pictures that are decoded only when asked for, with what is known of each.
+    """n pictures, each decoded only when it is asked for, with what is known of them.
 
     ``dataset[rows]`` with a slice, a boolean mask or an array of row numbers is the Dataset of those rows.
-    Raises CrossgapError where ids repeat or a column has another length.
+
+    Raises:
+        CrossgapError: ids repeat, or a column has not n entries.
     """
 
     name: str  # the spec it came from
     ids: np.ndarray  # (n,) str, unique and stable: relative path, or "world-000123"
     load: Callable[[int], Image.Image]  # RGB picture of row i; raises UnreadableImage
-    fingerprint: str  # hex blake2b of what the rows hold (files: relative path, size, mtime_ns)
+    fingerprint: str  # hex digest that changes with the rows; of files it holds the relative path, size and time
     labels: np.ndarray | None = None  # (n,) int64
     class_names: tuple[str, ...] = ()  # label -> name, as used in a prompt ("dog")
     captions: tuple[tuple[str, ...], ...] | None = None  # (n,) captions of each row
@@ -66,14 +70,61 @@ class Dataset:
         )
 
 
-def from_files(spec: str, ids: list[str], paths: list[Path], **columns) -> Dataset:
-    """The Dataset of picture files, decoded on demand; the fingerprint holds their ids, sizes and times."""
+def from_files(spec: str, ids: list[str], paths: list[Path], **columns: Any) -> Dataset:
+    """The Dataset of n picture files; ``columns`` are further fields of Dataset, such as labels.
+
+    The fingerprint holds the ids, and the size and time of each file.
+    """
     stamps = (os.fsencode("\0".join((name, *stamp(path)))) for name, path in zip(ids, paths, strict=True))
     load = partial(_load_file, tuple(map(str, paths)))
     return Dataset(spec, np.array(ids, dtype=str), load, digest(stamps), **columns)
 
 
-# Plain functions of the module, so that a Dataset can be sent to worker processes.
+def from_listing(
+    spec: str,
+    listing: Path,
+    names: Sequence[str],
+    paths: Sequence[Path | None],
+    looked_in: Iterable[Path],
+    *,
+    skip_missing: bool = False,
+    labels: np.ndarray | None = None,
+    captions: Sequence[tuple[str, ...]] | None = None,
+    class_names: tuple[str, ...] = (),
+) -> Dataset:
+    """The Dataset of the n pictures that the file ``listing`` names.
+
+    Args:
+        names: (n,) as the listing has them; they become the ids.
+        paths: (n,) the file of each picture, None where it is not there.
+        looked_in: the folders that were searched, for the message.
+        skip_missing: leave out the pictures that are not there, with a warning.
+        labels, captions: (n,) of each name.
+
+    Raises:
+        CrossgapError: pictures are not there, or, with ``skip_missing``, none is.
+    """
+    kept = [k for k, path in enumerate(paths) if path]
+    if len(kept) < len(names):
+        first = next(name for name, path in zip(names, paths, strict=True) if not path)
+        message = (
+            f"{len(names) - len(kept)} of {len(names)} pictures that {listing} names are missing, the first is "
+            f"{first!r}; looked in {', '.join(map(str, looked_in))}"
+        )
+        if not skip_missing or not kept:
+            raise CrossgapError(f"{message} (skip_missing=True leaves them out)")
+        warnings.warn(f"{message}; they are left out", stacklevel=5)
+    return from_files(
+        spec,
+        [names[k] for k in kept],
+        [paths[k] for k in kept],
+        labels=None if labels is None else labels[kept],
+        captions=None if captions is None else tuple(captions[k] for k in kept),
+        class_names=class_names,
+    )
+
+
+# These are functions of the module, since a Dataset that is sent to worker processes can't hold closures.
 def _load_file(paths: tuple[str, ...], i: int) -> Image.Image:
     return open_picture(paths[i])
 

@@ -1,53 +1,50 @@
-"""``load_dataset("dogs-vs-cats:PATH")`` -> Dataset: which reader a spec means."""
+"""``load_dataset(spec)`` -> Dataset: which reader a spec means."""
 
 from collections.abc import Callable
 
+from crossgap_lib.datasets import tars
+from crossgap_lib.datasets.caption_files import read_caption_file
 from crossgap_lib.datasets.dataset import Dataset
 from crossgap_lib.datasets.folders import read_dogs_vs_cats, read_folder
-from crossgap_lib.datasets.named import (
-    aircraft,
-    attributes,
-    captions,
-    coop,
-    imagenet,
-    landmarks,
-    metric_learning,
-    tars,
-)
+from crossgap_lib.datasets.named import attributes, coco, imagenet, landmarks, lists
 from crossgap_lib.datasets.named.lookup import unknown
 from crossgap_lib.datasets.named.table import SETS
 from crossgap_lib.datasets.world import world_dataset
 from crossgap_lib.errors import CrossgapError
 
-_READERS: dict[str, Callable[..., Dataset]] = {  # (spec, what follows the colon, **options)
+_READERS: dict[str, Callable[..., Dataset]] = {  # called with (spec, what follows the colon, **options)
     "world": lambda _, rest, **options: world_dataset(rest, **options),
     "dogs-vs-cats": read_dogs_vs_cats,
     "folder": read_folder,
-    "captions": captions.read_file,
+    "captions": read_caption_file,
     "wds": tars.read,
 }
-_FAMILIES: dict[str, Callable[..., Dataset]] = {  # of the papers' data sets: (row of the table, spec, rest, **options)
-    module.__name__.rpartition(".")[2]: module.read
-    for module in (aircraft, attributes, captions, coop, imagenet, landmarks, metric_learning)
+_FAMILIES: dict[str, Callable[..., Dataset]] = {  # of named sets; called with (row of the table, spec, rest, **options)
+    **dict.fromkeys(lists.READERS, lists.read),
+    "attributes": attributes.read,
+    "captions": coco.read,
+    "imagenet": imagenet.read,
+    "landmarks": landmarks.read,
 }
 _EXAMPLES = {"world": "dogs-vs-cats", "captions": "FILE", "wds": "PATH/{00..09}.tar"}
 
 
 def load_dataset(spec: str, **options) -> Dataset:
-    """The dataset that ``spec``, PREFIX:REST, names; listing it decodes no picture.
+    """The data set that ``spec``, PREFIX:REST, names. No picture is decoded until it is asked for.
 
-    - ``world:dogs-vs-cats``, ``world:all``: drawn pictures, held out (``world:all/train``: not).
-    - ``dogs-vs-cats:PATH``: ``PetImages/{Cat,Dog}/0.jpg`` or ``train/cat.0.jpg``; classes cat and dog.
-    - ``folder:PATH``: a class a folder, pictures at any depth in it.
-    - ``captions:PATH``: COCO or Karpathy JSON, Flickr8k token file, or image,caption CSV. Options: ``split``
-      (Karpathy; "test" by default, also ``captions:PATH/train``), ``images`` (folder of the pictures),
-      ``skip_missing`` (leave out, with a warning, rows whose picture is not there).
-
+    - ``world:dogs-vs-cats``, ``world:animals``, ``world:all``: drawn pictures, held out from training; the minis are
+      trained on ``world:all/train``.
+    - ``dogs-vs-cats:PATH``: ``PetImages/{Cat,Dog}/0.jpg`` or ``train/cat.0.jpg``; the classes are cat and dog.
+    - ``folder:PATH``: each folder in PATH is a class, with its pictures at any depth.
+    - ``captions:FILE``: COCO or Karpathy JSON, a Flickr8k token file, or an image,caption CSV. Options: ``split`` of a
+      Karpathy file ("test" by default; ``captions:FILE/train`` says it, too), ``images`` (the folder of the pictures),
+      ``skip_missing`` (leave out, with a warning, the pictures that are not there).
     - ``wds:PATH/{00..09}.tar``: WebDataset tars, read in place.
-    - ``oxford-pets:PATH``, ``cub:PATH``, ...: the papers' data sets by name, test split unless ``split`` or
-      ``oxford-pets:PATH/train`` say otherwise; ``crossgap datasets`` lists them.
+    - ``oxford-pets:PATH``, ``cub:PATH``, ...: the papers' data sets, which ``crossgap datasets`` lists; ``split``, or
+      ``oxford-pets:PATH/train``, picks a split. All but ImageNet take ``skip_missing``.
 
-    Raises CrossgapError where nothing of that kind is there.
+    Raises:
+        CrossgapError: nothing of that kind is there.
     """
     prefix, colon, rest = spec.partition(":")
     known = (*_READERS, *SETS)

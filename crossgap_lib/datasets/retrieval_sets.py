@@ -1,4 +1,4 @@
-"""``load_retrieval(spec)``: queries, gallery and what is relevant to whom, as the papers count it."""
+"""``load_retrieval(spec)`` -> RetrievalSet: queries, gallery, and what is relevant to which query."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,39 +9,40 @@ import numpy as np
 from PIL import Image
 
 from crossgap_lib.datasets.dataset import Dataset, from_files
+from crossgap_lib.datasets.files import absolute, existing_folder, pictures_in
 from crossgap_lib.datasets.load import load_dataset
 from crossgap_lib.datasets.named.landmarks import DIFFICULTIES, GroundTruth, read_truth
-from crossgap_lib.datasets.named.named_set import NamedSet
 from crossgap_lib.datasets.named.places import root_of
-from crossgap_lib.datasets.named.table import SETS
-from crossgap_lib.datasets.picture_files import absolute, existing_folder, pictures_in
+from crossgap_lib.datasets.named.table import SETS, NamedSet
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.store import digest
 
-_TWO_SPLITS = ("coop", "aircraft", "imagenet")  # families whose queries are test and gallery train
+_TWO_SPLITS = ("coop", "aircraft", "imagenet")  # families whose test split is the queries, and train the gallery
 
 
 @dataclass(frozen=True, eq=False)
 class RetrievalSet:
-    """Pictures to ask with, pictures to find, and how that is counted.
+    """A retrieval task: pictures to ask with, pictures to find, and the rules by which it is counted.
 
-    ``options(q, g)`` of the two encoded sets is what ``metrics.retrieval(q, g, **...)`` takes.
+    With the encoded pictures it is ``metrics.retrieval(q, g, **task.options(q, g))``.
     """
 
     name: str
     queries: Dataset  # (q,)
     gallery: Dataset  # (g,)
     protocol: str  # in words
-    self_match: str = "keep"  # of metrics.retrieval: "remove" where queries and gallery are one set
-    ap: str = "mean"  # of metrics.retrieval: "trapezoid" where the set's own evaluation has it
-    relevant: dict[str, frozenset[str]] | None = None  # query id -> gallery ids; None: equal label
+    self_match: str = "keep"  # of metrics.retrieval; "remove" if queries and gallery are the same pictures
+    ap: str = "mean"  # of metrics.retrieval; "trapezoid" if the set's own evaluation takes it
+    relevant: dict[str, frozenset[str]] | None = None  # query id -> gallery ids; None if equal labels say it
     junk: dict[str, frozenset[str]] = field(default_factory=dict)  # query id -> gallery ids that take no rank
 
     def options(self, queries: Any, gallery: Any) -> dict[str, Any]:
-        """Options of ``metrics.retrieval`` for Embeddings of these pictures, found by id: some may have been skipped.
+        """Options of ``metrics.retrieval`` for the Embeddings of these pictures.
+
+        Rows are found by their ids, since pictures that could not be decoded are missing from the Embeddings.
 
         Returns:
-            self_match, ap, and where labels do not say it, relevant and exclude, bool (q, g).
+            self_match and ap; also relevant and exclude, (q, g) bool, if labels do not say what is relevant.
         """
         how = {"self_match": self.self_match, "ap": self.ap}
         if self.relevant is None:
@@ -66,19 +67,21 @@ def load_retrieval(
     distractors: str | None = None,
     **options: Any,
 ) -> RetrievalSet:
-    """The retrieval task of a data set, named or not (Cross the Gap, Sec. 5.1 and App. F).
+    """The retrieval task of a data set of pictures (Cross the Gap, Sec. 5.1 and App. F).
 
-    Classification sets: test queries against the train gallery. ROxford and RParis: see ``landmarks``. Everything else
-    (CUB, SOP, BDD100k, ``world:``, ``folder:``, ``wds:``): one set, each picture against all others.
+    - Classification sets: the test split asks, the train split is the gallery.
+    - ROxford and RParis: queries, a gallery without them, and judgements.
+    - All others (CUB, SOP, BDD100k, ``world:``, ``folder:``, ``wds:``): each picture asks for all others.
 
     Args:
         difficulty: "easy", "medium" or "hard", of ROxford and RParis.
-        crop_queries: whether their queries are cropped to their box; the released Cross-the-Gap code does not.
-        distractors: folder or ``wds:`` spec of pictures that join their gallery and are irrelevant to all.
+        crop_queries: whether their queries are cropped to their box; the released Cross-the-Gap code does not do it.
+        distractors: a folder or a ``wds:`` spec of pictures that join their gallery and are relevant to no query.
         options: of ``load_dataset``.
 
     Raises:
-        CrossgapError: as ``load_dataset``; no labels; distractors or another difficulty for another data set.
+        CrossgapError: as ``load_dataset``; a set has no labels; a set without judgements has no difficulties and no
+            distractors.
     """
     row = SETS.get(spec.partition(":")[0])
     if row and row.family == "landmarks":
@@ -145,7 +148,7 @@ def _distractors(spec: str) -> Dataset:
 
 
 def concatenated(name: str, parts: Sequence[Dataset], prefixes: Sequence[str]) -> Dataset:
-    """The pictures of several sets one after the other, ids prefixed; labels and captions are not carried."""
+    """The pictures of several sets one after the other, with prefixed ids and without labels and captions."""
     ends = np.cumsum([len(part) for part in parts])  # (parts,)
     ids = np.concatenate([np.char.add(prefix, part.ids) for prefix, part in zip(prefixes, parts, strict=True)])
     load = partial(_load_of, tuple(part.load for part in parts), ends)

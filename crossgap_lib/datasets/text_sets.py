@@ -1,4 +1,4 @@
-"""``load_texts(spec)`` -> TextCollection: queries, corpus and what is relevant (Cross the Gap, Table 2 and A5)."""
+"""``load_texts(spec)`` -> TextCollection: queries, corpus and what is relevant (Cross the Gap, Tables 2 and A5)."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from crossgap_lib.datasets.files import absolute, read_json_lines
 from crossgap_lib.datasets.named import beir, imdb, newsgroups
-from crossgap_lib.datasets.named.captions import caption_rows
-from crossgap_lib.datasets.named.collection import TextCollection, id_and_text, json_lines
+from crossgap_lib.datasets.named.coco import caption_rows
+from crossgap_lib.datasets.named.collection import TextCollection, id_and_text
 from crossgap_lib.datasets.named.lookup import unknown
-from crossgap_lib.datasets.named.named_set import NamedSet
-from crossgap_lib.datasets.named.table import SETS
-from crossgap_lib.datasets.picture_files import absolute
+from crossgap_lib.datasets.named.table import SETS, NamedSet
 from crossgap_lib.errors import CrossgapError
 
 _FAMILIES: dict[str, Callable[..., TextCollection]] = {  # (row of the table, spec, what follows the colon, **options)
@@ -27,17 +26,19 @@ _FAMILIES: dict[str, Callable[..., TextCollection]] = {  # (row of the table, sp
 def load_texts(
     spec: str, *, summaries: str | Path | None = None, queries: str | Path | None = None, **options: Any
 ) -> TextCollection:
-    """The text-text retrieval task of a named set: NanoBEIR's, 20newsgroups, imdb, or captions (coco, flickr30k,
-    nocaps), where the first caption of each picture asks for its others.
+    """The text-text retrieval task of a named set: one of NanoBEIR's, 20newsgroups, imdb, or coco, flickr30k, nocaps.
+
+    Of sets of captions, the first caption of each picture asks for the others.
 
     Args:
-        summaries: JSON lines {"id": ..., "text": ...} that replace texts of the corpus, as the paper has long ones
-            summarised by a language model (App. G). Texts without one stay, with a warning.
-        queries: JSON lines that replace the queries of the same ids, such as a class's description.
-        options: ``split``, where the set has several.
+        summaries: a file of JSON lines {"id": ..., "text": ...} that replace texts of the corpus; the paper has a
+            language model summarise the long ones (App. G). A warning says how many texts stay as they are.
+        queries: a file of such lines that replace queries, for instance by descriptions of the classes.
+        options: ``split``, of sets that have several.
 
     Raises:
-        CrossgapError: unknown set, missing files (``lookup.placement``), or files of another form.
+        CrossgapError: the set is unknown, its files are missing, in which case the message says how to get them, or
+            they have another form.
     """
     prefix, colon, rest = spec.partition(":")
     row = SETS.get(prefix)
@@ -71,7 +72,7 @@ def _first_captions(row: NamedSet, spec: str, rest: str, split: str | None = Non
 
 def _replaced(path: str | Path, ids: Sequence[str], texts: Sequence[str]) -> tuple[str, ...]:
     file = absolute(path)
-    given = id_and_text(file, json_lines(file))
+    given = id_and_text(file, read_json_lines(file).values())
     strange = given.keys() - set(ids)
     if strange:
         raise CrossgapError(f"{file}: {len(strange)} ids, such as {min(strange)!r}, are not in this collection")

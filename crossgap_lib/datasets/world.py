@@ -6,7 +6,7 @@ nuisance only sometimes, as web captions do. Two dials make it an experiment: th
 often captions ``mention`` each nuisance. Picture k depends on (seed, split, k) alone, never on how many are drawn.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, fields
 from functools import cache, partial
 
@@ -34,7 +34,7 @@ BACKGROUNDS = {
 TEXTURES = ("plain", "striped", "spotted", "checked")
 SIZES = {"small": 0.62, "medium": 0.78, "large": 0.94}  # half-extent of the kind / half-extent of the picture
 POSITIONS = {"centre": (0, 0), "left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
-_SHIFT = 0.2  # how far "left" is from the centre, of half the picture
+_SHIFT = 0.2  # distance of "left" from the centre / half-extent of the picture
 _MAX_TILT, _MAX_BLUR, _MAX_NOISE = 20.0, 0.8, 16.0  # degrees; pixels; grey levels (standard deviations)
 
 # How often a caption names each factor. Captions differ in detail, as on the web: a ``terse`` one names each nuisance
@@ -45,6 +45,7 @@ MENTION: dict[str, float] = {
     "size": 0.60, "position": 0.33, "tilt": 0.20, "blur": 0.20, "noise": 0.20, "terse": 0.25,
 }  # fmt: skip
 _TERSE_DETAIL = 0.1
+SAID_FROM = {"tilt": 10.0, "blur": 0.4, "noise": 10.0}  # only a picture that is beyond these is called so
 _OPENINGS = ("a photo of", "a photo of", "a photo of", "a drawing of", "a picture of", "")
 _PREPOSITIONS = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom"}
 
@@ -73,8 +74,11 @@ NUISANCES = tuple(f.name for f in fields(Factors) if f.name not in ("kind", "noi
 
 
 def draw_factors(kind: str, rng: np.random.Generator, strength: float = 1.0) -> Factors:
-    """Factors of one picture: each categorical nuisance leaves its default with probability ``strength``,
-    the continuous ones (rotation, blur, noise) scale with it. Strength 0 draws every kind the same way."""
+    """The factors of one picture. With ``strength`` 0 every nuisance has its default.
+
+    A categorical nuisance (colour, size, ...) leaves its default with probability ``strength``; a continuous one (tilt,
+    blur, noise) is multiplied by it.
+    """
 
     def pick(default: str, values: Mapping | tuple) -> str:
         chosen, leaves = list(values)[rng.integers(len(values))], rng.random() < strength
@@ -99,7 +103,7 @@ def draw_factors(kind: str, rng: np.random.Generator, strength: float = 1.0) -> 
 
 
 def _place(polygon: np.ndarray, factors: Factors) -> list[tuple[float, float]]:
-    """Unit coordinates -> oversampled pixels: turn, scale, shift."""
+    """A polygon (m, 2) in unit coordinates -> its points in oversampled pixels: turned, scaled, shifted."""
     angle = np.radians(factors.tilt)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     shift = np.array(POSITIONS[factors.position]) * _SHIFT
@@ -119,7 +123,7 @@ def _grid() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _texture_mask(texture: str, tilt: float) -> np.ndarray:
-    """Where the second tone goes, (side, side) bool; the pattern turns with the kind."""
+    """(side, side) bool: the pixels that take the second tone; the pattern turns with the kind."""
     x, y = _grid()
     angle = np.radians(tilt)
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
@@ -131,7 +135,7 @@ def _texture_mask(texture: str, tilt: float) -> np.ndarray:
 
 
 def _paint(canvas: Image.Image, shape: Shape, factors: Factors) -> None:
-    """Outline, then every polygon in order, with the texture on what is painted ``body``."""
+    """Draws the outlines, then every polygon in order, then the texture on what is painted ``body``."""
     colour = COLOURS[factors.colour]
     tones = {
         "body": ImageColor.getrgb(colour),
@@ -176,7 +180,7 @@ def _with_article(words: str) -> str:
 
 
 def _phrase(name: str, factors: Factors) -> str:
-    """How a caption says factor ``name``; "" where there is nothing to say."""
+    """How a caption names the factor ``name``; "" if it has nothing to say of it."""
     value = getattr(factors, name)
     return {
         "kind": lambda: value,
@@ -186,25 +190,29 @@ def _phrase(name: str, factors: Factors) -> str:
         "accessory": lambda: "" if value == "none" else f"with {_with_article(value)}",
         "size": lambda: value,
         "position": lambda: _PREPOSITIONS.get(value, ""),
-        "tilt": lambda: "tilted" if abs(value) > 10 else "",
-        "blur": lambda: "blurry" if value > 0.4 else "",
-        "noise": lambda: "grainy" if value > 10 else "",
+        "tilt": lambda: "tilted" if abs(value) > SAID_FROM["tilt"] else "",
+        "blur": lambda: "blurry" if value > SAID_FROM["blur"] else "",
+        "noise": lambda: "grainy" if value > SAID_FROM["noise"] else "",
     }[name]()
 
 
 _WORD_ORDER = ("size", "tilt", "colour", "texture", "kind", "accessory", "background", "position", "blur", "noise")
 
 
+def sentence(factors: Factors, said: Set[str], opening: str = _OPENINGS[0]) -> str:
+    """The caption that names the factors in ``said``; where the kind is not among them, it speaks of a thing."""
+    words = [_phrase(name, factors) if name in said else "" for name in _WORD_ORDER]
+    if "kind" not in said:
+        words[_WORD_ORDER.index("kind")] = "thing"
+    return f"{opening} {_with_article(' '.join(w for w in words if w))}".strip()
+
+
 def caption(factors: Factors, rng: np.random.Generator, mention: Mapping[str, float] = MENTION) -> str:
     """One caption, such as "a photo of a small red striped dog with a hat on a pink background"."""
     detail = _TERSE_DETAIL if rng.random() < mention.get("terse", 0.0) else 1.0
     rates = {name: mention.get(name, 0.0) * (1.0 if name == "kind" else detail) for name in _WORD_ORDER}
-    said = {name: rng.random() < rate for name, rate in rates.items()}
-    opening = _OPENINGS[rng.integers(len(_OPENINGS))]
-    words = [_phrase(name, factors) if said[name] else "" for name in _WORD_ORDER]
-    if not said["kind"]:
-        words[_WORD_ORDER.index("kind")] = "thing"
-    return f"{opening} {_with_article(' '.join(w for w in words if w))}".strip()
+    said = {name for name, rate in rates.items() if rng.random() < rate}
+    return sentence(factors, said, _OPENINGS[rng.integers(len(_OPENINGS))])
 
 
 def vocabulary() -> list[str]:
@@ -216,18 +224,22 @@ def vocabulary() -> list[str]:
 
 # ---------------------------------------------------------------- data sets
 
-_SETS = {"dogs-vs-cats": (("cat", "dog"), 1000), "all": (tuple(KINDS), 2400)}  # kinds, default size
+SETS = {  # kinds, default size; a set's place is in the seeds of its pictures, so new ones come last
+    "dogs-vs-cats": (("cat", "dog"), 1000),
+    "all": (tuple(KINDS), 2400),
+    "animals": (tuple(KINDS)[:12], 1200),
+}
 _SPLITS = {"test": 0, "train": 1, "val": 2}
 
 
 def _draw_row(rows: list[Factors], k: int) -> Image.Image:
-    """A function of the module, so that a Dataset can be sent to worker processes."""
+    """A function of the module, since a Dataset that is sent to worker processes can't hold a closure."""
     return draw(rows[k])
 
 
 def _check(name: str, split: str, n: int, strength: float, mention: Mapping[str, float]) -> None:
-    if name not in _SETS or split not in _SPLITS:
-        known = [f"world:{s}" for s in _SETS] + [f"world:{s}/{p}" for s in _SETS for p in _SPLITS]
+    if name not in SETS or split not in _SPLITS:
+        known = [f"world:{s}" for s in SETS] + [f"world:{s}/{p}" for s in SETS for p in _SPLITS]
         raise CrossgapError(f"No data set world:{name}/{split}.{did_you_mean(f'world:{name}/{split}', known)}")
     if n < 1 or not 0 <= strength <= 1:
         raise CrossgapError(f"A world needs n >= 1 and a strength in [0, 1], not n={n}, strength={strength}.")
@@ -246,7 +258,7 @@ def world_dataset(
     mention: Mapping[str, float] | None = None,
     n_captions: int = 1,
 ) -> Dataset:
-    """``dogs-vs-cats`` or ``all``, with ``/train`` or ``/val`` for the other splits; the held-out one by default.
+    """``dogs-vs-cats``, ``animals`` or ``all``, with ``/train`` or ``/val`` for the other splits; else held out.
 
     Kinds take turns, so classes are balanced. ``mention`` overrides single rates of ``MENTION``; ``n_captions``
     captions are drawn for each picture.
@@ -256,13 +268,13 @@ def world_dataset(
     """
     name, _, split = spec.partition("/")
     split = split or "test"
-    kinds, default_n = _SETS.get(name, ((), 0))
+    kinds, default_n = SETS.get(name, ((), 0))
     n, rates = default_n if n is None else n, {**MENTION, **(mention or {})}
-    _check(name, split, max(n, 1) if name not in _SETS else n, strength, rates)
+    _check(name, split, max(n, 1) if name not in SETS else n, strength, rates)
     if seed < 0 or n_captions < 1:
         raise CrossgapError(f"A world needs seed >= 0 and n_captions >= 1, not seed={seed}, n_captions={n_captions}.")
     # dogs-vs-cats must not repeat the pictures of "all", hence the set's own stream.
-    stream = [seed, _SPLITS[split], list(_SETS).index(name)]
+    stream = [seed, _SPLITS[split], list(SETS).index(name)]
     rngs = [np.random.default_rng([*stream, k]) for k in range(n)]
     rows = [draw_factors(kinds[k % len(kinds)], rng, strength) for k, rng in enumerate(rngs)]
     captions = tuple(

@@ -1,7 +1,7 @@
 """Captions in the place of inversion: a picture is described, and its description is the query (Cross the Gap, App. G).
 
-Table A7 takes captions of DeCap and CoCa. Here they come from a CoCa of open_clip, from a file, or, in a world or a
-data set with captions, from what is known of the picture: an oracle that a captioner can hardly beat.
+Table A7 takes captions of DeCap and CoCa. Here they come from a CoCa of open_clip, from a file, or from the data set,
+if it has captions: a captioner can hardly describe a picture better than these do.
 """
 
 import json
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from crossgap_lib.datasets.caption_files import read_captions
+from crossgap_lib.datasets.files import read_json_lines
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.embeddings.encode import encode_texts, pixel_batches
 from crossgap_lib.errors import CrossgapError, UnreadableImage
@@ -23,22 +24,22 @@ if TYPE_CHECKING:
     from crossgap_lib.datasets.dataset import Dataset
     from crossgap_lib.models.encoder import DualEncoder
 
-_MIN_LENGTH = 5  # ids before EOT may be chosen, as in open_clip's CoCa.generate
+_MIN_LENGTH = 5  # tokens, SOT among them, before EOT may follow, as in open_clip's CoCa.generate
 
 
 def generated_captions(
     captioner: "DualEncoder", photos: "Dataset", *, max_tokens: int = 30, batch_size: int = 16
 ) -> dict[str, str]:
-    """id -> caption of each picture, by greedy decoding; pictures that can't be decoded are left out.
-
-    Args:
-        captioner: one of open_clip's CoCa, say ``load_model("coca_ViT-B-32,laion2b_s13b_b90k")``.
-        max_tokens: ids of a caption, SOT and EOT among them.
+    """{id: caption} of the pictures, by greedy decoding; pictures that can't be decoded are left out.
 
     open_clip's own ``CoCa.generate`` searches by beams and needs an older transformers than the one that is pinned.
 
+    Args:
+        captioner: a CoCa of open_clip, such as ``load_model("coca_ViT-B-32,laion2b_s13b_b90k")``.
+        max_tokens: the most tokens of a caption, SOT and EOT among them.
+
     Raises:
-        CrossgapError: a model without a text decoder, or a length that does not fit.
+        CrossgapError: the model has no text decoder, or ``max_tokens`` does not fit its context.
     """
     decoder = getattr(captioner.net, "text_decoder", None)
     if decoder is None:
@@ -57,7 +58,7 @@ def generated_captions(
 
 @torch.no_grad()
 def decode_greedily(captioner: "DualEncoder", pixels: Tensor, max_tokens: int) -> list[str]:
-    """(b, 3, h, w) -> b captions: the likeliest next id, again and again."""
+    """(b, 3, h, w) pixels -> b captions; each next token is the likeliest one, until EOT or ``max_tokens``."""
     start, end = (int(captioner.tokenize("")[0][k]) for k in (0, 1))
     with captioner.autocast():
         latent, embedded = captioner.net._encode_image(pixels.to(captioner.device))
@@ -82,7 +83,7 @@ def _words(captioner: "DualEncoder", ids: list[int], end: int) -> str:
 
 
 def known_captions(photos: "Dataset") -> dict[str, str]:
-    """id -> the first caption of each picture: what a perfect captioner might say.
+    """{id: the first caption of each picture}, which is what a perfect captioner might say.
 
     Raises:
         CrossgapError: the data set has no captions.
@@ -93,7 +94,7 @@ def known_captions(photos: "Dataset") -> dict[str, str]:
 
 
 def save_captions(captions: Mapping[str, str], path: str | Path) -> Path:
-    """A line {"id": ..., "caption": ...} for each, whole or not at all."""
+    """Writes a line {"id": ..., "caption": ...} for each caption; the file is written whole or not at all."""
     path = Path(path)
     lines = (json.dumps({"id": name, "caption": text}, ensure_ascii=False) for name, text in captions.items())
     with whole(path) as part:
@@ -102,49 +103,32 @@ def save_captions(captions: Mapping[str, str], path: str | Path) -> Path:
 
 
 def load_captions(path: str | Path) -> dict[str, str]:
-    """id -> caption from JSON lines (``save_captions``), or the first caption from any file of ``captions:``.
+    """{id: caption} from a .jsonl file of ``save_captions``; of any other caption file, each picture's first caption.
 
     Raises:
-        CrossgapError: a file that can't be read, a line without id or caption, or an id that comes twice.
+        CrossgapError: the file can't be read, a line lacks its id or caption, or an id comes twice.
     """
     path = Path(path)
     if path.suffix != ".jsonl":
         return {row.name: row.captions[0] for row in read_captions(path)}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CrossgapError(f"{path}: can't be read as text: {error}") from error
     captions: dict[str, str] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        name, text = _json_line(path, number, line)
+    for number, entry in read_json_lines(path).items():
+        name, text = entry.get("id"), entry.get("caption")
+        if not isinstance(name, str) or not isinstance(text, str) or not text.strip():
+            raise CrossgapError(f'{path}: line {number} must be {{"id": ..., "caption": ...}} with words for both.')
         if name in captions:
-            raise CrossgapError(f"{path}, line {number}: there is a caption of {name!r} already.")
-        captions[name] = text
-    if not captions:
-        raise CrossgapError(f"{path} holds no captions.")
+            raise CrossgapError(f"{path}: line {number} holds a caption of {name!r}, which has one already.")
+        captions[name] = text.strip()
     return captions
 
 
-def _json_line(path: Path, number: int, line: str) -> tuple[str, str]:
-    try:
-        entry = json.loads(line)
-        name, text = entry["id"], entry["caption"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise CrossgapError(f'{path}, line {number}: expected is {{"id": ..., "caption": ...}}.') from error
-    if not isinstance(name, str) or not isinstance(text, str) or not text.strip():
-        raise CrossgapError(f"{path}, line {number}: id and caption must be words.")
-    return name, text.strip()
-
-
 def encode_captions(model: "DualEncoder", captions: Mapping[str, str], images: Embeddings) -> Embeddings:
-    """The captions of ``images`` as text features, (n, d), under the ids and labels of the pictures.
+    """The captions of ``images`` as text features (n, d), under the ids and labels of the pictures.
 
-    The ids are the pictures' own, so that a query does not find the picture it describes.
+    Since a caption has its picture's id, ``metrics.retrieval`` can leave out the picture that a query describes.
 
     Raises:
-        CrossgapError: pictures without a caption.
+        CrossgapError: a picture has no caption.
     """
     missing = [name for name in images.ids.tolist() if name not in captions]
     if missing:

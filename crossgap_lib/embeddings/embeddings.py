@@ -1,4 +1,4 @@
-"""Embeddings: unit-norm features with ids, labels, modality and texts; how they are made, kept and exchanged."""
+"""``Embeddings``: unit-norm features with ids, labels, modality and texts, and the files that hold them."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -21,11 +21,15 @@ from crossgap_lib.store import whole
 
 MODALITIES = ("image", "text", "oti", "ovi", "projection")
 _IN_JSON = ("header", "ids", "texts")  # what npz and safetensors files hold as JSON, in arrays of bytes
-_LONGEST_HEADER = 2**31 - 1  # bytes; by itself, pyarrow reads 100 MB, but it writes any number
+_LONGEST_HEADER = 2**31 - 1  # bytes; without this, pyarrow reads 100 MB at most, though it writes any number
 
 
 def normalised(features: Any) -> Tensor:
-    """Anything array-like (n, d) -> float32 CPU tensor with unit rows; refuses what has no direction."""
+    """Anything array-like (n, d) -> float32 tensor on the CPU whose rows have unit norm.
+
+    Raises:
+        CrossgapError: another shape, no numbers, NaN or infinity, or a row of zeros, which has no direction.
+    """
     array = features.detach().cpu() if isinstance(features, Tensor) else np.asarray(features)
     if isinstance(array, np.ndarray):
         if array.dtype.kind not in "fiu":
@@ -34,12 +38,12 @@ def normalised(features: Any) -> Tensor:
     array = array.float()  # torch widens halves faster than numpy
     if array.ndim != 2 or 0 in array.shape:
         raise CrossgapError(f"Features must have shape (n, d) with n and d at least 1, not {tuple(array.shape)}.")
-    peaks = array.abs().amax(dim=1, keepdim=True)  # (n, 1) NaN and infinity come through
+    peaks = array.abs().amax(dim=1, keepdim=True)  # (n, 1), NaN or infinity where the row holds one
     if bad := int((~torch.isfinite(peaks)).sum()):
         raise CrossgapError(f"{bad} of {len(array)} feature rows hold NaN or infinity.")
     if zero := int((peaks == 0).sum()):
         raise CrossgapError(f"{zero} of {len(array)} feature rows are all zero, so they have no direction.")
-    already = (array.norm(dim=1, keepdim=True) - 1).abs() < 1e-6  # stay bit for bit, so save and load are exact
+    already = (array.norm(dim=1, keepdim=True) - 1).abs() < 1e-6  # these keep their bits, so save and load are exact
     scaled = array / peaks  # so that squares neither overflow nor vanish
     return torch.where(already, array, scaled / scaled.norm(dim=1, keepdim=True))
 
@@ -71,7 +75,7 @@ class Embeddings:
         labels: (n,) int64 indices into ``class_names``, or None.
         modality: one of "image", "text", "oti", "ovi", "projection".
         texts: (n,) captions or prompts, ``str``, or None.
-        meta: what made them: model, dataset, fingerprints, skipped pictures.
+        meta: where they come from: model, dataset, skipped pictures.
 
     Raises:
         CrossgapError: NaN, all-zero rows, wrong shapes or lengths, ids or texts that are neither strings nor numbers,
@@ -270,14 +274,14 @@ def _present(**columns: Any) -> dict[str, Any]:
 
 
 def _arrays(e: Embeddings) -> dict[str, np.ndarray]:
-    """All of it as arrays of numbers, for the formats that hold nothing else."""
+    """All columns as arrays of numbers, for the formats that hold nothing else."""
     words = _present(header=_header(e), ids=e.ids.tolist(), texts=None if e.texts is None else e.texts.tolist())
     in_json = {f"{name}_json": as_json(value) for name, value in words.items()}
     return _present(features=e.features.numpy(), labels=e.labels) | in_json
 
 
 def _from_columns(columns: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
-    """What Embeddings takes, from what a file holds; ``name`` is its column of features."""
+    """The arguments of Embeddings from the columns of a file, of which ``name`` holds the features."""
     if name not in columns:
         pair = " It is a pair file: use load_pair." if {"image_features", "text_features"} <= columns.keys() else ""
         others = ", ".join(column for column in columns if column != "header") or "nothing"

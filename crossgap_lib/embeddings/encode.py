@@ -1,4 +1,4 @@
-"""Pictures and texts into embeddings: decoded beside the encoder's work, and kept under what they depend on."""
+"""Pictures and texts -> Embeddings. Threads decode pictures while the encoder works, and results are cached."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -35,9 +35,10 @@ def _cached(
     use_cache: bool,
     completed: Callable[[Embeddings], Embeddings] = lambda kept: kept,
 ) -> Embeddings:
-    """The embeddings kept of these facts, else computed and kept; a damaged file is computed again.
+    """The embeddings that the cache holds under these facts; where it holds none, they are computed and kept.
 
-    ``completed`` may add to those that were kept: it gives them back as they are, or others to keep in their place.
+    A damaged file is computed again. ``completed`` takes what the cache holds and returns that or, where it could add
+    something, other embeddings, which are then kept in its place.
     """
     path = cached("embeddings", (_ENCODE_VERSION, *facts), ".safetensors")
     kept = None
@@ -60,7 +61,10 @@ def _decode(dataset: "Dataset", row: int, preprocess: Any) -> Tensor | Unreadabl
 
 
 def pixel_batches(model: "DualEncoder", dataset: "Dataset", size: int) -> Iterator[list[Tensor | UnreadableImage]]:
-    """Decoded batches, the next one being read by threads while the encoder works on this one."""
+    """Batches of ``size`` decoded pictures, (3, h, w) each, or why one can't be decoded.
+
+    Threads read the next batch while the encoder works on this one.
+    """
     starts = range(0, len(dataset), size)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
 
@@ -84,10 +88,10 @@ def encode_images(
 ) -> Embeddings:
     """Image features of a data set: (n - skipped, d).
 
-    Pictures that can't be decoded are skipped; ``meta["skipped"]`` lists why, path first, and ``skip_report`` says it.
-    Those that a cached result lacks are tried again, since what kept them from being read (a drive that was away) may
-    have passed.
-    ``before_projection``: what the encoder's last linear map takes (``projection.isoclip``); ``meta`` says so.
+    Pictures that can't be decoded are skipped; ``meta["skipped"]`` lists each with the reason, its path first, and
+    ``skip_report`` sums them up. Those that a cached result lacks are tried again, since the cause may have passed (a
+    drive that was not mounted). ``before_projection`` gives what the encoder's last linear map takes, which
+    ``projection.isoclip`` needs; ``meta`` says so.
 
     Raises:
         CrossgapError: the data set is empty, or the encoder does not end in a linear map; NothingReadable: none of its

@@ -1,4 +1,4 @@
-"""``Accelerated``: another start and other steps for an inversion; ``fewer_steps`` says why, and fits the start."""
+"""``Accelerated``: another start and other steps for an inversion. ``fewer_steps`` explains them and fits the start."""
 
 import math
 from collections.abc import Callable
@@ -18,11 +18,11 @@ class Accelerated:
     """How an accelerated run begins and steps.
 
     Attributes:
-        length: root mean square over the width of each pseudo-vector's first step.
+        length: of the first step of each pseudo-vector: the root mean square over its width.
         weights, bias: (k * width, d) and (k * width,), the map from features to the first pseudo-vectors.
         shape: (k, width).
         fit_steps: forward and backward passes that the fit took, all samples together.
-        fitted_for: the ``purpose`` of the runs that it was fitted for (see ``oti_ovi.Job``): it serves no others.
+        fitted_for: the ``purpose`` of the runs that it serves (see ``oti_ovi.Job``); all others are refused.
     """
 
     length: float
@@ -47,17 +47,21 @@ class Accelerated:
         return (features @ weights.T + bias).unflatten(1, self.shape)
 
     def stepper(self, tokens: Tensor, steps: int) -> Callable[[int], None]:
-        """What ``loop.invert`` steps with."""
+        """The rule by which ``loop.invert`` changes the pseudo-vectors in each step."""
         return lambda step: self.update(tokens, step, steps)
 
     @torch.no_grad()
     def update(self, tokens: Tensor, step: int, steps: int) -> None:
-        """Step number ``step`` of ``steps`` against ``tokens.grad`` (b, k, width), each pseudo-vector on its own."""
+        """Takes step number ``step`` of ``steps`` against the gradient, ``tokens.grad`` (b, k, width).
+
+        Each pseudo-vector's gradient is divided by its own root mean square; the length of the steps falls by a cosine.
+        """
         rms = tokens.grad.square().mean(dim=-1, keepdim=True).sqrt()
         length = self.length * 0.5 * (1 + math.cos(math.pi * step / steps))
         tokens -= length * tokens.grad / rms.clamp_min(1e-20)
 
     @cached_property
     def fingerprint(self) -> str:
+        """Hex digits that change with anything that a result depends on."""
         tensors = (t.numpy().tobytes() for t in (self.weights, self.bias))
         return digest((self.length, self.shape, sorted(self.fitted_for.items()), *tensors))

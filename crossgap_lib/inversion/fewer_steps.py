@@ -1,13 +1,14 @@
-"""Fewer steps, honestly: a start that is fitted, steps of a fixed length, and a schedule. Not in the papers.
+"""Fewer steps: a start that is fitted, steps whose length a schedule sets. This is not in the papers.
 
-Two observations on what the exact method spends its steps on:
+Two observations on the exact method lead to it:
 
 * Where an inversion goes is nearly a linear function of the feature it starts from. A few hundred samples are inverted
   exactly for a few steps; a ridge regression from their features to the pseudo-vectors they reached says where any
-  other sample would go. That averages out the noise each sample begins with. It is fitted once for a model and a number
-  of pseudo-vectors, and looks at no label.
-* AdamW's step is as long for a coordinate that matters as for one that does not. Following the normalised gradient of
-  each pseudo-vector, with a cosine schedule over the steps there are, needs no history and far fewer steps.
+  other sample would go. That averages out the noise that each sample begins with. It is fitted once for a model and a
+  number of pseudo-vectors, and uses no label.
+* AdamW's first steps are as long along a coordinate that hardly changes the loss as along one that changes it much.
+  Here each pseudo-vector follows its gradient, scaled to a length that falls by a cosine schedule: that needs no
+  history and far fewer steps.
 
 Off by default: notebook 12 shows mAP and loss against compute, beside the exact mode, and what the fit costs.
 """
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 STEPS = {"oti": 1, "ovi": 26}  # on mini-clip both then pass the exact mode's best mAP
 FIT_SAMPLES, FIT_STEPS = 256, {"oti": 5, "ovi": 10}  # exact inversions behind the start, and the steps of each
 _ALPHA = 0.3  # ridge penalty
-_LENGTH = {"oti": 0.005, "ovi": 0.2}  # of the first step: root mean square over the width
+_LENGTH = {"oti": 0.005, "ovi": 0.2}  # of the first step: its root mean square over the width
 
 
 def accelerate(
@@ -50,7 +51,7 @@ def accelerate(
         fit_on: (m, d) features of what will be inverted (images for OTI, texts for OVI); 256 of them, drawn with the
             seed, are inverted exactly for 5 (OTI) or 10 (OVI) steps. Labels and the order of the rows play no part.
         template: the one that the inversion will use, as ``oti`` takes it; OVI has none.
-        seed: of the draw, and of the noise that the drawn samples begin with.
+        seed: for the draw, and for the noise that the drawn samples begin with.
         batch_size: samples inverted at a time.
 
     Raises:

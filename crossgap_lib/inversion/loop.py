@@ -7,8 +7,9 @@ encoder maps to the feature of an image; OVI learns pseudo-patches that the imag
 
 As published: v starts at N(0, 0.02^2) and AdamW takes 150 (OTI) or 1000 (OVI) steps with lr 0.02, betas (0.9, 0.999),
 eps 1e-8 and weight decay 0.01, without a schedule; the last step is kept. The released code minimises the *mean* over
-the batch, so that AdamW's eps makes a sample's result depend on its batch. Here the loss is a *sum* over samples, and
-every sample is on its own. The mean over n samples with eps is the sum with n * eps.
+the batch, so that AdamW's eps makes a sample's result depend on its batch. Here the loss is a *sum* over samples, so
+that each sample's result is its own. (AdamW takes the same steps for the mean over n samples, at eps, as for their sum,
+at n * eps.)
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -35,13 +36,13 @@ def initial_noise(ids: Iterable[str], shape: tuple[int, int], seed: int) -> Tens
 
 
 def adamw(tokens: Tensor, steps: int, eps: float = EPS) -> Update:
-    """The published optimiser; it needs no schedule and so not the number of steps."""
+    """The published optimiser. It has no schedule, so the number of steps plays no part."""
     optimizer = torch.optim.AdamW([tokens], lr=LR, betas=BETAS, eps=eps, weight_decay=DECAY)
     return lambda step: optimizer.step()
 
 
 def gradient(loss: Tensor, tokens: Tensor) -> Tensor:
-    """Of the sum of the losses (b,), with respect to the tokens (b, k, width): samples do not touch each other."""
+    """The gradient of the summed losses (b,) with respect to the tokens (b, k, width): each sample's own."""
     return torch.autograd.grad(loss.sum(), tokens)[0]
 
 
@@ -62,6 +63,8 @@ def invert(
         targets: (b, d), unit norm.
         start: (b, k, width).
         keep: numbers of updates after which the features are kept as well.
+        stepper: (tokens, steps) -> what changes the tokens in each step.
+        gradient: (losses, tokens) -> the gradient, (b, k, width).
 
     Returns:
         The vectors after the last step (b, k, width); losses (steps, b), of which losses[s] precedes update s;
@@ -74,7 +77,7 @@ def invert(
         if step in keep:
             kept[step] = features.detach()
         loss = 1 - (features * targets).sum(dim=-1)  # (b,)
-        losses.append(loss.detach())  # stays on the device: no step waits for it
+        losses.append(loss.detach())  # left on the device, so that no step waits for it
         tokens.grad = gradient(loss, tokens)
         update(step)
     with torch.no_grad():
@@ -83,7 +86,7 @@ def invert(
 
 
 class ScaledGradient:
-    """``gradient`` for fp16, where the gradients of activations vanish below 6e-8 and are coarse below 6e-5.
+    """``gradient`` for fp16, which rounds what is below 6e-8 to zero and is coarse below 6e-5.
 
     The loss is multiplied by a power of two before the backward pass and the gradient divided by it, both of which are
     exact. On the mini and on CLIP's and SigLIP's architectures the gradient's error no longer falls from 2^4 on, and

@@ -1,24 +1,23 @@
 """OTI and OVI over Embeddings: ``loop.invert`` in batches, and the cache of what it has found.
 
-* OTI, Optimization-based Textual Inversion: pseudo-tokens after "a photo of" enter the text encoder.
-* OVI, Optimization-based Visual Inversion: pseudo-patches, each repeated over some positions, enter the image encoder.
-
-``accelerated`` is not in the paper: see ``fewer_steps``.
+OTI learns pseudo-tokens after "a photo of", which enter the text encoder; OVI learns pseudo-patches, each repeated over
+some positions, which enter the image encoder.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from crossgap_lib.embeddings.embeddings import Embeddings
-from crossgap_lib.errors import CrossgapError
+from crossgap_lib.errors import CrossgapError, one_sentence
 from crossgap_lib.inversion.loop import EPS, Encode, ScaledGradient, adamw, gradient, initial_noise, invert
 from crossgap_lib.inversion.result import Inversion
 from crossgap_lib.inversion.towers import ImageTower, TextTower
@@ -33,6 +32,8 @@ TEMPLATE = "a photo of"
 MIN_ROWS = 8  # smaller batches take other CPU kernels and differ in the last bits, so they are padded
 _VERSION = 4  # part of every cache key: raise it whenever a result would change
 
+Template = str | tuple[Tensor, Tensor]  # words, or the token ids before and after the pseudo-tokens
+
 
 # ---------------------------------------------------------------- the two methods
 
@@ -43,7 +44,7 @@ def oti(
     *,
     n_tokens: int = 1,
     steps: int = 150,
-    template: str | tuple[Tensor, Tensor] = TEMPLATE,
+    template: Template = TEMPLATE,
     snapshots: Iterable[int] = (),
     seed: int = 0,
     batch_size: int = 256,
@@ -60,17 +61,18 @@ def oti(
         template: the prompt before the pseudo-tokens, or around them where it holds a "{}" (Cross the Gap, Table A9);
             or its token ids (before, after) without a tokenizer.
         snapshots: numbers of updates after which the features are kept as well.
-        seed: noise is drawn from (seed, id) for each sample, so neither order nor batch matters.
+        seed: each sample's first noise is drawn from the seed and its id, so neither order nor batch matters.
         batch_size: samples optimised at a time.
-        paper: the released code's mean over the batch, by which a sample's result depends on its batch.
-        accelerated: another start and other steps, far fewer; made by ``accelerate``.
-        cache: whether the result is kept and, where it was kept before, read.
+        paper: minimise the mean over the batch, as the released code does: results then depend on the batch.
+        accelerated: another start and other, far fewer steps, made by ``accelerate``.
+        cache: whether a result that was kept earlier is read, and a new one is kept.
 
     Raises:
         CrossgapError: features of another width, a text encoder that can't be entered, a prompt that doesn't fit.
     """
     how = {"snapshots": snapshots, "seed": seed, "paper": paper, "accelerated": accelerated}
-    return run(model, images, oti_job(model, n_tokens, steps, template=template, **how), batch_size, cache=cache)
+    job = job_for(model, "oti", n_tokens, steps, template=template, **how)
+    return run(model, images, job, batch_size, cache=cache)
 
 
 def ovi(
@@ -95,7 +97,7 @@ def ovi(
         CrossgapError: features of another width, an image encoder that is no ViT, too many pseudo-patches.
     """
     how = {"snapshots": snapshots, "seed": seed, "paper": paper, "accelerated": accelerated}
-    return run(model, texts, ovi_job(model, n_patches, steps, **how), batch_size, cache=cache)
+    return run(model, texts, job_for(model, "ovi", n_patches, steps, **how), batch_size, cache=cache)
 
 
 def template_ids(model: "DualEncoder", template: str) -> tuple[Tensor, Tensor]:
@@ -108,20 +110,15 @@ def template_ids(model: "DualEncoder", template: str) -> tuple[Tensor, Tensor]:
     if template.count("{}") > 1:
         raise CrossgapError(f"The template {template!r} has more than one place for the pseudo-tokens.")
     head, _, tail = (part.strip() for part in template.partition("{}"))
-    at = _end_of(model, head)
-    alone, whole = model.tokenize([head, f"{head} {tail}".strip()]).cpu()
-    if not torch.equal(alone[:at], whole[:at]):
-        raise CrossgapError(f"The tokenizer of {model.name} joins what stands around the {{}} of {template!r}.")
-    return whole[:at], whole[at:]
-
-
-def _end_of(model: "DualEncoder", text: str) -> int:
-    """Where a further word would be inserted, found by inserting one."""
-    without, with_word = model.tokenize([text, f"{text} x".strip()]).cpu()
-    differing = (without != with_word).nonzero()
+    prompts = (head, f"{head} x", f"{head} {tail}")
+    alone, with_a_word, prompt = model.tokenize([words.strip() for words in prompts]).cpu()  # (L,) each
+    differing = (alone != with_a_word).nonzero()
     if len(differing) == 0:
-        raise CrossgapError(f"The template {text!r} fills the whole context; there is no room for pseudo-tokens.")
-    return int(differing[0])
+        raise CrossgapError(f"The template {template!r} fills the whole context; there is no room for pseudo-tokens.")
+    place = int(differing[0])  # where one more word changes the ids
+    if not torch.equal(alone[:place], prompt[:place]):
+        raise CrossgapError(f"The tokenizer of {model.name} joins what stands around the {{}} of {template!r}.")
+    return prompt[:place], prompt[place:]
 
 
 # ---------------------------------------------------------------- jobs
@@ -132,11 +129,11 @@ class Job:
     """One inversion, of any number of samples.
 
     Attributes:
-        encode: the encoder behind its first layer, (b, *shape) -> (b, d).
+        encode: the encoder after its first layer, (b, *shape) -> (b, d).
         shape: (k, width) of a sample's pseudo-vectors.
         purpose: method, model, number of pseudo-vectors and template: what an accelerated start must be fitted for.
         half: whether ``encode`` computes in fp16, whose gradients need scaling.
-        least: samples to which smaller batches are padded, where that is more than 8.
+        least: smaller batches are padded to this number of samples.
     """
 
     encode: Encode
@@ -160,74 +157,66 @@ class Job:
             raise CrossgapError(f"Snapshots lie between 0 and {self.steps} steps, not at {sorted(self.snapshots)}.")
 
 
-def oti_job(
-    model: "DualEncoder", n_tokens: int, steps: int, *, template: str | tuple[Tensor, Tensor] = TEMPLATE, **how: Any
-) -> Job:
-    """What ``oti`` optimises; ``how``: snapshots, seed, paper, accelerated."""
-    tower = TextTower(model.net, model.dtype)
-    ids = template_ids(model, template) if isinstance(template, str) else template
-    purpose = _purpose(model, "oti", n_tokens) | {"template": [part.tolist() for part in ids]}
-    half = model.dtype == torch.float16
-    return Job(tower.encoder(ids, n_tokens), (n_tokens, tower.width), steps, purpose, half=half, **how)
+def job_for(model: "DualEncoder", method: str, n: int, steps: int, *, template: Template = TEMPLATE, **how: Any) -> Job:
+    """What ``method``, "oti" or "ovi", optimises with n pseudo-vectors a sample.
 
-
-def ovi_job(model: "DualEncoder", n_patches: int, steps: int, **how: Any) -> Job:
-    """What ``ovi`` optimises; ``how``: snapshots, seed, paper, accelerated."""
-    tower = ImageTower(model.net, model.dtype)
-    purpose, half = _purpose(model, "ovi", n_patches), model.dtype == torch.float16
-    return Job(tower.encoder(n_patches), (n_patches, tower.width), steps, purpose, half=half, **how)
-
-
-def job_for(
-    model: "DualEncoder",
-    method: str,
-    n: int,
-    steps: int,
-    *,
-    template: str | tuple[Tensor, Tensor] = TEMPLATE,
-    **how: Any,
-) -> Job:
-    """What ``method`` optimises, "oti" or "ovi", which has no template; ``how`` as for ``oti_job``."""
+    ``template`` is for OTI alone. ``how``: snapshots, seed, paper and accelerated, as ``oti`` takes them.
+    """
+    purpose = {"method": method, "model": model.fingerprint, "number of pseudo-vectors": n}
     if method == "oti":
-        return oti_job(model, n, steps, template=template, **how)
-    return ovi_job(model, n, steps, **how)
+        tower = TextTower(model.net, model.dtype)
+        ids = template_ids(model, template) if isinstance(template, str) else template
+        purpose["template"], encode = [part.tolist() for part in ids], tower.encoder(ids, n)
+    else:
+        tower = ImageTower(model.net, model.dtype)
+        encode = tower.encoder(n)
+    return Job(encode, (n, tower.width), steps, purpose, half=model.dtype == torch.float16, **how)
 
 
-def _purpose(model: "DualEncoder", method: str, n: int) -> dict[str, Any]:
-    return {"method": method, "model": model.fingerprint, "number of pseudo-vectors": n}
+def compiled(job: Job, batch: int, device: str) -> Job:
+    """The same job through ``torch.compile``, which takes up to a minute.
+
+    The encoder is compiled for ``batch`` samples alone, so smaller batches will be padded to that number.
+
+    Raises:
+        CrossgapError: the encoder, or this machine, can't be compiled for.
+    """
+    size, encode = max(batch, MIN_ROWS), torch.compile(job.encode, fullgraph=True, dynamic=False)
+    tokens = torch.zeros(size, *job.shape, device=device)
+    with one_sentence("The encoder can't be compiled here, so leave --compile out"):
+        with torch.no_grad():
+            encode(tokens)
+        encode(tokens.requires_grad_())
+    return replace(job, encode=encode, least=size)
 
 
 # ---------------------------------------------------------------- running them
 
 
 def run(model: "DualEncoder", source: Embeddings, job: Job, batch_size: int, *, cache: bool) -> Inversion:
-    """Inverts all rows of ``source``, or reads what was kept of the same job on the same rows."""
-    check_width(model, source)
-    path = _cache_path(model, source, job, batch_size) if cache else None
-    found = path and _load(path)
-    if found is None:
-        found = all_batches(source, job, batch_size, model.device)
-        if path:
-            _save(path, *found)
-    tokens, losses, kept = found
-    columns = {name: getattr(source, name) for name in ("ids", "labels", "class_names", "texts", "meta")}
-    how = {"modality": job.purpose["method"], "tokens": tokens, "losses": losses, "snapshots": kept}
-    return Inversion(kept[job.steps], **how, **columns)
+    """Inverts all rows of ``source``, or reads what the cache holds of the same job on the same rows.
 
-
-def check_width(model: "DualEncoder", source: Embeddings) -> None:
+    Raises:
+        CrossgapError: features of another width than the model's.
+    """
     if source.features.shape[1] != model.embed_dim:
         raise CrossgapError(
             f"These features have {source.features.shape[1]} dimensions and {model.name} has {model.embed_dim}: "
             "inversion needs features of the model itself."
         )
+    compute = partial(_all_batches, source, job, batch_size, model.device)
+    found = _kept(_cache_path(model, source, job, batch_size), compute) if cache else compute()
+    own = {"modality": job.purpose["method"], "tokens": found.pop("tokens"), "losses": found.pop("losses")}
+    shots = {int(step): found[step] for step in sorted(found, key=int)}
+    columns = {column.name: getattr(source, column.name) for column in fields(Embeddings)}
+    return Inversion(**columns | own | {"features": shots[job.steps], "snapshots": shots})
 
 
-Found = tuple[Tensor, Tensor, dict[int, Tensor]]  # tokens (n, k, width), losses (steps, n), updates -> features (n, d)
+def _all_batches(source: Embeddings, job: Job, batch_size: int, device: str) -> dict[str, Tensor]:
+    """Runs the job on all rows, ``batch_size`` at a time.
 
-
-def all_batches(source: Embeddings, job: Job, batch_size: int, device: str) -> Found:
-    """Runs the job on all rows, ``batch_size`` at a time; what comes back lies on the CPU."""
+    Returns "tokens" (n, k, width), "losses" (steps, n) and, under the number of updates, features (n, d); on the CPU.
+    """
     parts = []
     progress = bar(total=len(source), desc=f"{job.purpose['method'].upper()}, {job.steps} steps", unit="sample")
     for start in range(0, len(source), batch_size):
@@ -235,12 +224,15 @@ def all_batches(source: Embeddings, job: Job, batch_size: int, device: str) -> F
         parts.append(invert_batch(job, batch, device))
         progress.update(len(batch))
     tokens, losses, kept = zip(*parts, strict=True)
-    features = {step: torch.cat([part[step] for part in kept]) for step in sorted(kept[0])}
-    return torch.cat(tokens), torch.cat(losses, dim=1), features
+    features = {str(step): torch.cat([part[step] for part in kept]) for step in kept[0]}
+    return {"tokens": torch.cat(tokens), "losses": torch.cat(losses, dim=1), **features}
 
 
-def invert_batch(job: Job, batch: Embeddings, device: str | torch.device) -> Found:
-    """One batch on the device, its results on the CPU. A small batch is padded by repeating its last row."""
+def invert_batch(job: Job, batch: Embeddings, device: str | torch.device) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+    """``loop.invert`` of one batch on the device, its results on the CPU.
+
+    A batch that is too small is padded with copies of its last row, which are cut off again.
+    """
     n, fast = len(batch), job.accelerated
     rows = [*range(n), *[-1] * (max(job.least, MIN_ROWS) - n)]
     targets = batch.features[rows].to(device)
@@ -252,11 +244,8 @@ def invert_batch(job: Job, batch: Embeddings, device: str | torch.device) -> Fou
     return tokens[:n].cpu(), losses[:, :n].cpu(), {step: features[:n].cpu() for step, features in kept.items()}
 
 
-# ---------------------------------------------------------------- cache
-
-
 def _cache_path(model: "DualEncoder", source: Embeddings, job: Job, batch_size: int) -> Path:
-    """Named by all that the result depends on; by the batch size only in ``paper`` mode."""
+    """Named by all that the result depends on; the batch size is part of that only in ``paper`` mode."""
     how = (sorted(job.purpose.items()), job.steps, sorted(job.snapshots), job.seed, model.precision)
     batch = batch_size if job.paper else None
     start = job.accelerated and job.accelerated.fingerprint
@@ -264,19 +253,11 @@ def _cache_path(model: "DualEncoder", source: Embeddings, job: Job, batch_size: 
     return cached("inversions", (_VERSION, *how, job.paper, batch, start, *rows), ".safetensors")
 
 
-def _save(path: Path, tokens: Tensor, losses: Tensor, kept: dict[int, Tensor]) -> None:
+def _kept(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors kept in a file; computed, and kept there, where it is missing or damaged."""
+    with suppress(SafetensorError, OSError):
+        return load_file(path)
+    found = compute()
     with whole(path) as part:
-        save_file({"tokens": tokens, "losses": losses, **{str(step): f for step, f in kept.items()}}, part)
-
-
-def _load(path: Path) -> Found | None:
-    """What was kept there; a damaged file counts as absent."""
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, "pt") as archive:
-            tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError):
-        return None
-    tokens, losses = tensors.pop("tokens"), tensors.pop("losses")
-    return tokens, losses, {int(step): tensors[step] for step in sorted(tensors, key=int)}
+        save_file(found, part)
+    return found

@@ -1,6 +1,6 @@
-"""``Inversion``: inverted features with the path that led to them."""
+"""What an inversion returns."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -40,8 +40,8 @@ class Inversion(Embeddings):
         """
         if step not in self.snapshots:
             raise CrossgapError(f"No snapshot at step {step}; there are {sorted(self.snapshots)}.")
-        plain = {name: getattr(self, name) for name in ("ids", "labels", "class_names", "modality", "texts", "meta")}
-        return Embeddings(self.snapshots[step], **plain)
+        columns = {column.name: getattr(self, column.name) for column in fields(Embeddings)}
+        return Embeddings(**columns | {"features": self.snapshots[step]})
 
     def _rows(self, index: np.ndarray) -> dict[str, Any]:
         rows = torch.from_numpy(index)

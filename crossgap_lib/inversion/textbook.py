@@ -1,9 +1,10 @@
 """OTI and OVI as a textbook would write them: the whole encoder, the whole context, every step, no shortcut.
 
-This is what the papers' released code does: prompts are tokenised anew at each step, every position goes through every
-layer, and each step waits for its loss. It serves as the oracle of ``crossgap_lib.inversion`` and as what ``bench``
-compares with, so the two share no code: open_clip's own forward pass runs here, and a hook puts the pseudo-tokens
-(pseudo-patches) in place of what the token embedding (patch embedding) returned.
+This is what the papers' released code does: every position goes through every layer, and each step waits for its loss.
+(It also tokenises the prompts anew in each step, as ``bench`` does.) It is the oracle that tests of ``oti`` and ``ovi``
+compare with, and the loop beside which ``bench`` times them, so it shares no code with them: open_clip's own forward
+pass runs here, and a hook puts the pseudo-tokens (or pseudo-patches) in place of what the token embedding (or patch
+embedding) returned.
 """
 
 from collections.abc import Callable, Iterator, Sequence

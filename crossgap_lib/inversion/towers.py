@@ -1,6 +1,6 @@
 """The encoders entered after their first layer: pseudo-tokens or pseudo-patches in, features out.
 
-Modality inversion feeds a frozen encoder with vectors that no tokenizer or camera made. So open_clip's transformers are
+Inversion feeds a frozen encoder with vectors that come from no text and no picture. So open_clip's transformers are
 written out here as functions of plain tensors, which begin where the token embedding (OTI) or the patch embedding (OVI)
 ends. They leave out exactly what can't change the result:
 
@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion.loop import Encode
 
-KeysValues = tuple[Tensor, Tensor]  # of positions that every sample shares: (P, h, w) each
+KeysValues = tuple[Tensor, Tensor]  # of the P positions that come first and are the same in all samples: (P, h, w) each
 
 
 # ---------------------------------------------------------------- a transformer, as functions of tensors
@@ -56,7 +56,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Block:
-    """The weights of one pre-norm residual block."""
+    """The weights of one residual block, which takes the layer norm before attention and before the MLP."""
 
     heads: int
     norm_1: Norm
@@ -78,9 +78,9 @@ def block(
 
     Args:
         x: (b, L, width).
-        past: keys and values of positions that come before these.
-        causal: whether a position sees only itself and those before it.
-        only: the one position whose output is wanted.
+        past: keys and values of positions that come before these L.
+        causal: whether each position sees only itself and those before it.
+        only: the one position whose output is wanted; with ``causal`` it must be the last.
 
     Returns:
         The output (b, L, width), or (b, 1, width) with ``only``; keys and values of these positions, (b, L, h, w) each.
@@ -101,10 +101,10 @@ def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:
 
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor, past: KeysValues | None, causal: bool) -> Tensor:
-    """softmax(q k^T / sqrt(w)) v over the shared past and the own positions: (b, Q, h, w).
+    """softmax(q k^T / sqrt(w)) v over the past and the sample's own positions: (b, Q, h, w).
 
-    queries (b, Q, h, w) are those of the last Q of the L positions; keys, values (b, L, h, w). The past is the same for
-    all samples, so its products are taken with one small matrix and it is never copied for each sample.
+    Queries (b, Q, h, w) are those of the last Q of the L positions; keys and values are (b, L, h, w). The past is the
+    same in all samples, so it enters as one matrix a head and is not copied for each sample.
     """
     if past is None and not causal:
         of_heads = (part.transpose(1, 2) for part in (queries, keys, values))
@@ -125,7 +125,7 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, past: KeysValues | 
 def transformer(
     x: Tensor, blocks: list[Block], pasts: list[KeysValues] | None = None, *, causal: bool, pooled: int | None
 ) -> Tensor:
-    """All blocks over x (b, L, width). With a ``pooled`` position that one alone leaves the last: (b, 1, width)."""
+    """All blocks applied to x (b, L, width); of the last one, the ``pooled`` position alone if given: (b, 1, width)."""
     pasts = pasts or [None] * len(blocks)
     for weights, past in zip(blocks[:-1], pasts[:-1], strict=True):
         x, _, _ = block(x, weights, past, causal=causal)
@@ -194,10 +194,12 @@ class TextTower:
             )
         if getattr(tower, "cls_emb", None) is not None or getattr(tower, "use_pad_mask", False):
             raise CrossgapError("OTI does not cover text encoders with an appended class token or a padding mask.")
-        self.tower, self.dtype = tower, dtype
+        mask = tower.attn_mask  # (L, L), added to the scores: 0 where a position is seen
+        if mask is not None and not torch.equal(mask == 0, torch.ones_like(mask).tril().bool()):
+            raise CrossgapError("OTI knows causal text encoders and unmasked ones; this one's mask is neither.")
+        self.tower, self.dtype, self.causal = tower, dtype, mask is not None
         self.width = tower.token_embedding.embedding_dim
         self.context_length = tower.positional_embedding.shape[0]
-        self.causal = _is_causal(tower.attn_mask)
         self.pool_type = getattr(tower, "pool_type", None) or tower.text_pool_type
         self.eos_id = getattr(tower, "eos_id", None) or getattr(tower, "text_eos_id", None)
 
@@ -227,29 +229,20 @@ class TextTower:
         return encode
 
     def _prompt(self, template: tuple[Tensor, Tensor], n_tokens: int) -> tuple[Tensor, int]:
-        """(ids (L,) with -1 for the pseudo-tokens, the pooled position); after that a causal encoder needs nothing."""
+        """(ids (L,) with -1 for the pseudo-tokens, the pooled position); a causal encoder needs no ids after that."""
         before, after = (part.to(self.tower.positional_embedding.device) for part in template)
         ids = torch.cat([before, torch.full((n_tokens,), -1, device=before.device), after])
-        if (needed := self._filled(ids)) > self.context_length:
+        if self.pool_type in ("first", "last"):
+            other = (ids != ids[-1]).nonzero()  # the equal ids at the end are padding, of which one must stay
+            needed = int(other[-1]) + 2 if len(other) else 1
+            pooled = 0 if self.pool_type == "first" else min(len(ids), self.context_length) - 1
+        else:
+            pooled = int(ids.argmax() if self.pool_type == "argmax" else (ids == self.eos_id).int().argmax())
+            needed = pooled + 1
+        if needed > self.context_length:
             room = max(0, self.context_length - needed + n_tokens)
             raise CrossgapError(f"{n_tokens} pseudo-tokens don't fit: beside the template there is room for {room}.")
-        ids = ids[: self.context_length]  # the padding gives way
-        pooled = self._pooled_position(ids)
-        return (ids[: pooled + 1] if self.causal else ids), pooled
-
-    def _pooled_position(self, ids: Tensor) -> int:
-        """Where (L,) ids are pooled; pseudo-tokens stand there as id -1."""
-        if self.pool_type in ("first", "last"):
-            return 0 if self.pool_type == "first" else len(ids) - 1
-        found = ids.argmax() if self.pool_type == "argmax" else (ids == self.eos_id).int().argmax()
-        return int(found)
-
-    def _filled(self, ids: Tensor) -> int:
-        """How many of (L,) ids are no padding: up to EOT, or up to the first of equal ids at the end."""
-        if self.pool_type not in ("first", "last"):
-            return self._pooled_position(ids) + 1
-        others = (ids != ids[-1]).nonzero()
-        return int(others[-1]) + 2 if len(others) else 1
+        return ids[: pooled + 1 if self.causal else self.context_length], pooled
 
 
 def _prefix(constants: Tensor, blocks: list[Block]) -> list[KeysValues]:
@@ -259,14 +252,6 @@ def _prefix(constants: Tensor, blocks: list[Block]) -> list[KeysValues]:
         x, keys, values = block(x, weights, causal=True)
         pasts.append((keys[0], values[0]))
     return pasts
-
-
-def _is_causal(mask: Tensor | None) -> bool:
-    if mask is None:
-        return False
-    if not torch.equal(mask == 0, torch.ones_like(mask, dtype=torch.bool).tril()):
-        raise CrossgapError("OTI knows causal text encoders and unmasked ones; this one's mask is neither.")
-    return True
 
 
 # ---------------------------------------------------------------- image

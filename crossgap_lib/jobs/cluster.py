@@ -1,4 +1,4 @@
-"""Past one machine: the shards of a plan on a Ray cluster, by the same function that computes them here.
+"""The shards of a plan on a Ray cluster, computed by the same function as on one machine.
 
 Ray Data runs ``Worker.shard`` in a pool of actors, restarts those that die and gives their shards to others. Shards
 come back to the process that asked and are written there, so the cluster needs no shared folder for results; model and
@@ -13,7 +13,7 @@ from crossgap_lib.jobs.shards import Engine, Plan, Worker
 
 
 class _Actor:
-    """A worker process: the model is loaded once, then a shard a call."""
+    """A worker process: it loads the model once, then computes a shard a call."""
 
     def __init__(self, plan: Plan):
         self.worker = Worker(plan)
@@ -53,10 +53,10 @@ def on_ray(workers: int, address: str | None = None) -> Engine:
 
 
 def _connect(ray: Any, address: str | None, cpus: int) -> None:
-    """Joins the cluster at ``address``, or starts one on this machine, at the second try if need be.
+    """Joins the cluster at ``address``, or starts one on this machine, for which there are two tries.
 
-    Ray allows the processes that it starts 30 seconds, and no setting of Ray's changes that. A machine in other use may
-    need longer, but the second time their files are in memory and they start sooner.
+    Ray gives the processes that it starts 30 seconds, and no setting of Ray's changes that. A busy machine may need
+    longer; at the second try their files are in memory and they start sooner.
     """
     for again in (False,) if address else (True, False):
         try:

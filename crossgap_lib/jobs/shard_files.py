@@ -1,4 +1,4 @@
-"""The files of a long inversion: a manifest, shards that are there whole or not at all, and reading them again."""
+"""The files of a long inversion: a manifest, and shards that are written whole or not at all; and how to read them."""
 
 import errno
 import json
@@ -20,7 +20,7 @@ from crossgap_lib.store import whole
 MANIFEST = "manifest.json"
 FORMAT = 2
 _READABLE = (1, FORMAT)  # shards of format 1 have no texts, and their facts are metadata
-_FACTS = "crossgap"  # ids, texts and the like of a shard
+_FACTS = "crossgap"  # under this name a shard holds ids, texts and the like, as JSON
 
 
 class Interrupted(KeyboardInterrupt):
@@ -31,7 +31,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """What the folder holds, or None.
+    """The manifest of the folder, or None where there is none.
 
     Raises:
         CrossgapError: a manifest that is damaged or of another format.
@@ -50,7 +50,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], sections: tuple[str, ...]) -> list[str]:
-    """ "steps was 150 and is 200", for each fact that differs; where a model or data set came from does not count."""
+    """Each fact that differs, as "inversion steps was 150 and is 200". The specs of model and data may differ."""
     found = []
     for section in sections:
         for name, value in json.loads(json.dumps(new[section])).items():
@@ -64,15 +64,20 @@ def differences(old: dict[str, Any], new: dict[str, Any], sections: tuple[str, .
 
 
 def shard_path(folder: Path, k: int) -> Path:
+    """Where shard number k lies."""
     return folder / f"shard-{k:06d}.safetensors"
 
 
 def pack(tensors: dict[str, Tensor], facts: dict[str, Any]) -> bytes:
-    """The facts are JSON in a tensor of bytes: safetensors reads no more than 100 MB of metadata."""
+    """The content of a shard's file.
+
+    The facts are JSON in a tensor of bytes, since safetensors reads no more than 100 MB of metadata.
+    """
     return save({k: t.contiguous() for k, t in tensors.items()} | {f"{_FACTS}_json": torch.from_numpy(as_json(facts))})
 
 
 def is_whole(path: Path) -> bool:
+    """Whether a shard is there and can be read."""
     try:
         with safe_open(path, "pt") as archive:
             return read_json(archive, _FACTS) is not None
@@ -81,14 +86,14 @@ def is_whole(path: Path) -> bool:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Whole or not at all, even if the machine stops."""
+    """Writes a file whole or not at all, even if the machine stops."""
     with whole(path, lasting=True) as part:
         part.write_bytes(content)
 
 
 @contextmanager
 def clear_errors(folder: Path) -> Iterator[None]:
-    """What can go wrong with a folder, in a sentence that says what is kept."""
+    """Turns what goes wrong with the folder into one sentence, which says what is kept."""
     again = "The shards that are finished are kept, and the same command goes on from there."
     try:
         yield
@@ -107,6 +112,7 @@ def clear_errors(folder: Path) -> Iterator[None]:
 
 
 def facts_of(path: Path) -> dict[str, Any]:
+    """Ids, texts, class names and skipped pictures of a shard."""
     with safe_open(path, "pt") as archive:
         return read_json(archive, _FACTS)
 

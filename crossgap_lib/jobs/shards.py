@@ -20,10 +20,10 @@ import torch
 from crossgap_lib import memory
 from crossgap_lib.embeddings.embeddings import Embeddings, drawn_rows
 from crossgap_lib.embeddings.encode import skip_sentence
-from crossgap_lib.errors import CrossgapError, brief
+from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion.accelerated import Accelerated
 from crossgap_lib.inversion.fewer_steps import FIT_SAMPLES, accelerate
-from crossgap_lib.inversion.oti_ovi import MIN_ROWS, TEMPLATE, Job, all_batches, check_width, invert_batch, job_for
+from crossgap_lib.inversion.oti_ovi import TEMPLATE, Job, compiled, invert_batch, job_for, run
 from crossgap_lib.jobs.shard_files import (
     FORMAT,
     MANIFEST,
@@ -67,7 +67,7 @@ class Plan:
 
 
 class Worker:
-    """Computes any shard of a plan; built once a process."""
+    """Computes any shard of a plan; each process builds one."""
 
     def __init__(self, plan: Plan):
         if plan.method not in STEPS:
@@ -107,49 +107,33 @@ class Worker:
         return -(-len(self.source) // self.plan.shard_size)
 
     def shard(self, k: int) -> bytes:
-        """The file of shard k: features, tokens, losses and snapshots of its rows, with ids, labels and texts."""
+        """The file of shard k: features, tokens, losses, snapshots, ids, labels and texts of its rows."""
         start = k * self.plan.shard_size
         part = self.source.read(slice(start, min(start + self.plan.shard_size, len(self.source))))
         if part.features is None:
             return pack({}, {"ids": [], "skipped": part.skipped})
         rows = part.features
-        check_width(self.model, rows)
-        tokens, losses, kept = all_batches(rows, self.job, self.plan.batch, self.model.device)
-        tensors = {"tokens": tokens, "losses": losses} | {f"step {s}": features for s, features in kept.items()}
+        found = run(self.model, rows, self.job, self.plan.batch, cache=False)
+        tensors = {"tokens": found.tokens, "losses": found.losses}
+        tensors |= {f"step {s}": features for s, features in found.snapshots.items()}
         if rows.labels is not None:
             tensors["labels"] = torch.from_numpy(rows.labels)
         facts = {"ids": rows.ids.tolist(), "class_names": rows.class_names, "skipped": part.skipped}
         return pack(tensors, facts | {"texts": None if rows.texts is None else rows.texts.tolist()})
 
     def fitting_batch(self, budget: int) -> int:
-        """Samples at a time that stay within ``budget`` bytes, by trying (see ``memory.fitting_batch``).
+        """The largest number of samples at a time that stays within ``budget`` bytes (see ``memory.fitting_batch``).
 
-        Two exact steps are tried, for an accelerated run, too, whose start is fitted by such steps on batches of the
-        same size. The fitted map, as large as a layer of the model, does not count.
+        It is found by trying two exact steps. So it is for an accelerated run, whose start is fitted by such steps on
+        batches of the same size; the fitted map itself, as large as a layer of the model, is not counted.
         """
         plan, device = self.plan, torch.device(self.model.device)
         job = job_for(self.model, plan.method, plan.n, 2, template=plan.template, paper=plan.paper)
 
-        def run(n: int) -> None:
+        def tried(n: int) -> None:
             invert_batch(job, Embeddings(torch.ones(n, self.model.embed_dim)), device)
 
-        return memory.fitting_batch(run, budget, device, most=min(plan.shard_size, len(self.source)))
-
-
-def compiled(job: Job, batch: int, device: str) -> Job:
-    """The same job through ``torch.compile``, which takes a minute; every batch is padded to the one size compiled for.
-
-    Raises:
-        CrossgapError: the encoder, or this machine, can't be compiled for.
-    """
-    size, encode = max(batch, MIN_ROWS), torch.compile(job.encode, fullgraph=True, dynamic=False)
-    try:
-        with torch.no_grad():
-            encode(torch.zeros(size, *job.shape, device=device))
-        encode(torch.zeros(size, *job.shape, device=device, requires_grad=True))
-    except Exception as error:  # the compiler raises what it likes
-        raise CrossgapError(f"The encoder can't be compiled here, so leave --compile out: {brief(error)}") from error
-    return replace(job, encode=encode, least=size)
+        return memory.fitting_batch(tried, budget, device, most=min(plan.shard_size, len(self.source)))
 
 
 def _manifest(worker: Worker) -> dict[str, Any]:
@@ -171,7 +155,11 @@ def _manifest(worker: Worker) -> dict[str, Any]:
 
 
 def _agreed(plan: Plan, folder: Path, asked: dict[str, int | None]) -> Plan:
-    """The plan with the folder's own composition, where there is one; what was asked otherwise is refused."""
+    """The plan with the shard size, batch, threads and compilation that the folder was begun with, if it was.
+
+    Raises:
+        CrossgapError: another of them was asked for.
+    """
     if (old := read_manifest(folder)) is None:
         return plan
     kept = {"compiled": False} | old["composition"]  # older folders do not say

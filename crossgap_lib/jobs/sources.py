@@ -1,6 +1,7 @@
-"""What a long inversion starts from: features of a modality, a part of the rows at a time, so that any number fits.
+"""What a long inversion starts from: features of one modality, read some rows at a time, so that any number fits.
 
-Pictures and texts are encoded as their turn comes; ``.npy`` and ``.safetensors`` files are read from disk by rows.
+Pictures and texts are encoded when their rows are read. Of ``.npy`` and ``.safetensors`` files only those rows are
+loaded.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from crossgap_lib.datasets.files import read_lines
 from crossgap_lib.datasets.load import load_dataset
 from crossgap_lib.embeddings.embeddings import Embeddings, read_json, strings
 from crossgap_lib.embeddings.encode import NothingReadable, encode_images, encode_texts
@@ -37,7 +39,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Source:
-    """n rows; ``read(rows)`` gives the features of some of them, by a slice or an array of row numbers."""
+    """n rows, of which ``read(rows)`` gives some, named by a slice or an array of row numbers."""
 
     fingerprint: str
     n: int
@@ -63,7 +65,7 @@ def open_source(model: "DualEncoder", spec: str, method: str) -> Source:
     if path.suffix == ".txt":
         if method == "oti":
             raise CrossgapError(f"OTI starts from images and {path.name} holds texts; OVI takes it.")
-        return _of_texts(model, text_lines(path))
+        return _of_texts(model, list(read_lines(path).values()))
     photos = load_dataset(spec)
     if method == "ovi":
         if photos.captions is not None:
@@ -80,23 +82,6 @@ def open_source(model: "DualEncoder", spec: str, method: str) -> Source:
         return Part(images, images.meta.get("skipped", []))
 
     return Source(photos.fingerprint, len(photos), read, photos.ids)
-
-
-def text_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, blank ones left out.
-
-    Raises:
-        CrossgapError: no such file, not UTF-8, or nothing but blanks.
-    """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise CrossgapError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
-    except OSError as error:
-        raise CrossgapError(f"{path} can't be read: {error.strerror}.") from error
-    if not any(lines):
-        raise CrossgapError(f"{path} holds no text.")
-    return [line for line in lines if line]
 
 
 def _of_texts(model: "DualEncoder", texts: list[str], ids: list[str] | None = None) -> Source:

@@ -16,27 +16,3 @@ from crossgap_lib.metrics.ranking import (
     retrieval,
     retrieval_from_similarity,
 )
-
-__all__ = [
-    "BLOCK_BYTES",
-    "RANKING",
-    "Retrieval",
-    "accuracy",
-    "alignment",
-    "answered_rightly",
-    "average_precision",
-    "bootstrap_interval",
-    "gap_vector",
-    "map_at_r",
-    "mean_average_precision",
-    "modality_gap",
-    "overlap_coefficient",
-    "r_precision",
-    "ranked_relevance",
-    "recall_at_k",
-    "resampled_means",
-    "retrieval",
-    "retrieval_from_similarity",
-    "uniformity",
-    "zero_shot_accuracy",
-]

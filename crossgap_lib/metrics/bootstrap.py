@@ -1,4 +1,4 @@
-"""Intervals of means, by resampling what they are means of."""
+"""Bootstrap intervals of means."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -8,7 +8,7 @@ import numpy as np
 from crossgap_lib.errors import CrossgapError
 
 BOOTSTRAP_RESAMPLES = 1000
-_KEPT_RESAMPLES = 4096  # values up to which resamples are kept: 32 MB
+_KEPT_RESAMPLES = 4096  # for at most so many values are the resamples kept, which take 32 MB
 
 
 def bootstrap_interval(values: np.ndarray, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
@@ -34,7 +34,7 @@ def resampled_means(values: np.ndarray, seed: int = 0) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _resamples(n: int, seed: int) -> np.ndarray:
-    """All ``_counts`` at once, (resamples, n): drawn once for all methods that they serve."""
+    """All ``_counts`` together, (resamples, n), kept because several methods of a table are resampled alike."""
     return np.array(list(_counts(n, seed)), dtype=float)
 
 

@@ -1,4 +1,4 @@
-"""What every measure takes: arrays, tensors or Embeddings, refused in one sentence where they do not fit."""
+"""What measures take: arrays, tensors or Embeddings. What does not fit is refused with a CrossgapError."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def numpy_of(values: Array) -> np.ndarray:
 
 
 def finite(values: Array, name: str) -> np.ndarray:
-    """Float32 of any shape, finite and not empty."""
+    """``values`` in float32, of any shape; refuses NaN, infinity and nothing at all."""
     with np.errstate(over="ignore"):  # beyond float32 reads as infinite, which is refused below
         values = numpy_of(values).astype(np.float32, order="C")  # sums along rows round alike in one layout
     if not values.size:
@@ -37,6 +37,7 @@ def finite(values: Array, name: str) -> np.ndarray:
 
 
 def check_grid(shape: tuple[int, ...]) -> None:
+    """Refuses similarities of any other shape than (queries, gallery)."""
     if len(shape) != 2 or 0 in shape:
         raise CrossgapError(
             f"Similarities must be (queries, gallery), at least one of each, but their shape is {shape}."
@@ -44,6 +45,7 @@ def check_grid(shape: tuple[int, ...]) -> None:
 
 
 def mask_of(name: str, mask: Array, shape: tuple[int, ...]) -> np.ndarray:
+    """A boolean array of this shape, (queries, gallery)."""
     mask = numpy_of(mask)
     if mask.shape != shape or mask.dtype != bool:
         raise CrossgapError(
@@ -53,12 +55,14 @@ def mask_of(name: str, mask: Array, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def check_ks(ks: Sequence[int]) -> None:
+    """Refuses ranks that are no whole numbers from 1 on."""
     wrong = [k for k in ks if not isinstance(k, int | np.integer) or k < 1]
     if wrong:
         raise CrossgapError(f"k must be a whole number of at least 1, but is {wrong[0]!r}.")
 
 
 def labels_of(name: str, embeddings: Embeddings, n: int) -> np.ndarray:
+    """The labels (n,) of embeddings that must have some."""
     if embeddings.labels is None:
         raise CrossgapError(f"The {name} have no labels, which this measure needs.")
     labels = numpy_of(embeddings.labels)
@@ -68,6 +72,7 @@ def labels_of(name: str, embeddings: Embeddings, n: int) -> np.ndarray:
 
 
 def two_sets(left: Vectors, right: Vectors, names: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
+    """Two sets of features of the same space, (n, d) and (m, d), each as ``vectors_of`` gives it."""
     x, y = vectors_of(left, names[0]), vectors_of(right, names[1])
     if x.shape[1] != y.shape[1]:
         raise CrossgapError(
@@ -77,7 +82,7 @@ def two_sets(left: Vectors, right: Vectors, names: tuple[str, str]) -> tuple[np.
 
 
 def vectors_of(vectors: Vectors, name: str) -> np.ndarray:
-    """Features of Embeddings, or an array of them: float64 (n, d), finite, of unit norm."""
+    """The features of Embeddings, or an array of features, as float64 (n, d); refuses all that is not of unit norm."""
     x = numpy_of(getattr(vectors, "features", vectors)).astype(np.float64)
     if x.ndim != 2 or not x.size:
         raise CrossgapError(f"The {name} must be features (n, d) with n > 0, but their shape is {x.shape}.")

@@ -1,4 +1,4 @@
-"""Shares of right answers."""
+"""Accuracies: the share of rows whose class was found."""
 
 from __future__ import annotations
 

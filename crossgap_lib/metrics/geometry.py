@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     Array = np.ndarray | torch.Tensor
     Vectors = Embeddings | Array
 
-_DISTANCES = 2**22  # held at a time: 32 MB
-_BY_DIFFERENCES = "donot_use_mm_for_euclid_dist"  # products would lose the digits of small distances
+_DISTANCES = 2**22  # as many are held at a time, in 32 MB
+_BY_DIFFERENCES = "donot_use_mm_for_euclid_dist"  # by products, small distances would lose their digits
 
 
 def gap_vector(images: Vectors, texts: Vectors) -> np.ndarray:

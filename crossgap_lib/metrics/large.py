@@ -8,7 +8,7 @@ queries and items never exists, and no query's whole row is sorted.
 
 Scores are what ``metrics.retrieval`` ranks by: float64 products, rounded to float32. So equal rows, such as features
 stored in half precision, tie wherever they stand, and neither the sizes of blocks nor the order of the gallery nor the
-device changes a rank. Only a float64 product's own error (1e-16) could, as it could there.
+device changes a rank. Only the rounding of float64 products (1e-16) can, here as in ``metrics.retrieval``.
 """
 
 from __future__ import annotations
@@ -78,9 +78,10 @@ class StoredGallery:
 
 
 def exact_retrieval(queries: Embeddings, gallery: Embeddings, **options: Any) -> Retrieval:
-    """``metrics.retrieval``, or ``streamed_retrieval`` where it gives the same numbers sooner: long rows, labels alone.
+    """``metrics.retrieval``, or ``streamed_retrieval`` where that gives the same numbers sooner.
 
-    Options are those of ``metrics.retrieval``.
+    It does for large galleries, as long as labels alone say what is relevant and AP is the mean of precisions. Options
+    are those of ``metrics.retrieval``.
     """
     counts = set(options) <= {"self_match", "ks", "ap"} and options.get("ap", "mean") == "mean"
     if counts and len(gallery) > _LONG_ROW and len(queries) * len(gallery) > _MANY_ENTRIES:
@@ -130,7 +131,7 @@ def streamed_retrieval(
     return collected(columns, (len(queries), len(gallery)), ks, int((own >= 0).sum()), words)
 
 
-# Who is relevant to whom ------------------------------------------------------------------------------------
+# Relevant items ---------------------------------------------------------------------------------------------
 
 
 class _Relevant:

@@ -1,7 +1,7 @@
-"""Retrieval: one definition of a ranking serves every number here (``RANKING``).
+"""Retrieval: every number here comes from one ranking, which ``RANKING`` defines.
 
-Ties count against the method, so no number depends on the order of the gallery, and a collapsed encoder scores its
-worst case, not its luck.
+Ties count against the method. So no number depends on the order of the gallery, and an encoder that gives all pictures
+the same feature gets the worst score there is and not a lucky one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ _AP = {
     "mean": "AP: the mean of precision at the relevant items.",
     "trapezoid": "AP: the area under the precision-recall curve by the trapezoid rule (Radenovic et al. 2018).",
 }
-_LAST = np.int64(2) ** 40  # a sort key behind every float32 score; even, so it reads as irrelevant
+_LAST = np.int64(2) ** 40  # a sort key behind those of all float32 scores; it is even, which means irrelevant
+
+_Pairs = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # similarity, relevant, exclude: (rows, g) each
 
 
 # Ranking ----------------------------------------------------------------------------------------------------
@@ -76,7 +78,7 @@ def average_precision(similarity: Array, relevant: Array) -> float:
 def _measure(
     ranked: np.ndarray, ks: Iterable[int], counted: np.ndarray | int = 0, ap: str = "mean"
 ) -> dict[str, np.ndarray]:
-    """Every per-query number from ranked relevance (q, g). Without a relevant item the numbers are zero.
+    """Every number of each query from ranked relevance (q, g); they are zero where no item is relevant.
 
     ``counted``: (q,) removed items that R of the numbers at R counts all the same. ``ap``: a key of ``_AP``.
     """
@@ -177,14 +179,14 @@ def retrieval(
     junk = None if exclude is None else mask_of("exclude", exclude, (len(q), len(g)))
     words += "" if junk is None else " Excluded items take no rank."
 
-    def block(rows: slice) -> _Block:
+    def pairs(rows: slice) -> _Pairs:
         hit, out = is_relevant(rows), is_self(rows) if is_self else None
         if junk is not None:
             hit, out = hit & ~junk[rows], junk[rows] if out is None else out | junk[rows]
         # Float64 products, rounded to float32 by the ranking: equal vectors tie exactly wherever they stand.
         return q[rows] @ g.T, hit, out
 
-    return _collect(block, (len(q), len(g)), ks, block_bytes, words, counted=self_match == "count", ap=ap)
+    return _collect(pairs, (len(q), len(g)), ks, block_bytes, words, counted=self_match == "count", ap=ap)
 
 
 def in_words(self_match: str, relevance: str, ap: str = "mean") -> str:
@@ -215,11 +217,11 @@ def retrieval_from_similarity(
     relevant = mask_of("relevant", relevant, similarity.shape)
     exclude = None if exclude is None else mask_of("exclude", exclude, similarity.shape)
 
-    def block(rows: slice) -> _Block:
+    def pairs(rows: slice) -> _Pairs:
         return similarity[rows], relevant[rows], None if exclude is None else exclude[rows]
 
     words = f"Similarity, relevance and exclusions: as given for each pair. {_in_words(ap)}"
-    return _collect(block, similarity.shape, ks, block_bytes, words, ap=ap)
+    return _collect(pairs, similarity.shape, ks, block_bytes, words, ap=ap)
 
 
 def mean_average_precision(queries: Embeddings, gallery: Embeddings, **options: Any) -> float:
@@ -246,11 +248,8 @@ def recall_at_k(queries: Embeddings, gallery: Embeddings, k: int, **options: Any
     return retrieval(queries, gallery, ks=(k,), **options).means[f"hit_at_{k}"]
 
 
-_Block = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # similarity, relevant, exclude: (rows, g)
-
-
 def _collect(
-    block: Callable[[slice], _Block],
+    pairs: Callable[[slice], _Pairs],
     shape: tuple[int, ...],
     ks: Sequence[int],
     block_bytes: int,
@@ -259,14 +258,14 @@ def _collect(
     counted: bool = False,
     ap: str = "mean",
 ) -> Retrieval:
-    """Measure block after block, and keep the queries that have something to find.
+    """Measures one block of queries after the other, and keeps those that have something to find.
 
-    ``counted``: R of the numbers at R counts relevant items that were removed.
+    ``counted``: whether R of the numbers at R counts relevant items that were removed.
     """
     check_ks(ks)
     parts, removed = [], 0
     for rows in _blocks(shape, block_bytes):
-        similarity, relevant, exclude = block(rows)
+        similarity, relevant, exclude = pairs(rows)
         own = (relevant & exclude).sum(axis=1) if counted else 0
         parts.append(_measure(ranked_relevance(similarity, relevant, exclude), ks, own, ap))
         removed += 0 if exclude is None else int(exclude.sum())

@@ -1,1 +1,1 @@
-"""A spec such as ``mini-clip`` -> DualEncoder: open_clip, timm and local folders behind one face."""
+"""A spec such as ``mini-clip`` -> DualEncoder: open_clip, timm and local folders behind one interface."""

@@ -1,4 +1,4 @@
-"""One face over every encoder, and the facts about it that silently change results."""
+"""``DualEncoder``: one interface to every encoder, and a card of what silently changes its results."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -69,10 +69,10 @@ def _words(value: Any) -> str:
 
 @dataclass
 class DualEncoder:
-    """A frozen image encoder, with its text encoder where it has one.
+    """A frozen image encoder, and the text encoder that belongs to it if there is one.
 
-    Weights stay float32 whatever ``precision`` says: bf16 and fp16 are autocast, so the same network serves
-    exact and fast runs. ``net`` is open_clip's ``CLIP`` or ``CustomTextCLIP``, or a timm model.
+    Weights stay float32 whatever ``precision`` says, since bf16 and fp16 are autocast: the same network serves exact
+    and fast runs. ``net`` is open_clip's ``CLIP`` or ``CustomTextCLIP``, or a timm model.
     """
 
     name: str
@@ -146,13 +146,13 @@ class DualEncoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex blake2b of weights and all else that features depend on, but for device and precision."""
+        """32 hex digits that change with the weights and all else that features depend on, but device and precision."""
         facts = [self.preprocessing, self.tokenizer_name]
         structure = [_activation(self.net), _pooling(self.net), _causal(self.net), list(_settings(self.net))]
         return digest(chain([json.dumps(facts + structure, sort_keys=True)], _weights(self.net)))
 
     def describe(self) -> ModelCard:
-        """The card of this model; printing it shows the traps: preprocessing, activation, context length."""
+        """The card of this model. Printed, it shows what is easily wrong: preprocessing, activation, context length."""
         scale, bias = (getattr(self.net, f"logit_{kind}", None) for kind in ("scale", "bias"))
         return ModelCard(
             name=self.name,
@@ -197,7 +197,7 @@ def _weights(net: nn.Module) -> Iterator[object]:
         yield tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-_OF_NO_EFFECT = {"training", "fused_attn", "grad_checkpointing"}  # on features of a frozen encoder
+_OF_NO_EFFECT = {"training", "fused_attn", "grad_checkpointing"}  # settings that change no feature of a frozen encoder
 
 
 def _settings(net: nn.Module) -> Iterator[tuple[str, str, list]]:

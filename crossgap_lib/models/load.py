@@ -3,7 +3,7 @@
 ``load_model("mini-clip")`` needs no network. Published weights come from the local cache, or from the hub
 where it answers; where it does not, the error names what is missing and the command that fetches it.
 
-No Python code that comes with a model is ever run: configurations that bring some are refused, and nobody is asked.
+No Python code that comes with a model is ever run: configurations that ask for some are refused.
 """
 
 import json
@@ -79,8 +79,11 @@ def fetch_model(spec: str) -> str:
 
 def model_names() -> list[str]:
     """Every name that ``load_model`` takes before the comma: the shipped minis, open_clip's and timm's."""
-    minis = sorted(p.name for p in paths.MINIS.glob("mini-*") if p.is_dir())
-    return [*minis, *open_clip.list_models(), *_timm_names()]
+    return [*_shipped(), *open_clip.list_models(), *_timm_names()]
+
+
+def _shipped() -> list[str]:
+    return sorted(path.name for path in paths.MINIS.glob("*") if path.is_dir())
 
 
 def _build(spec: str) -> DualEncoder:
@@ -88,7 +91,7 @@ def _build(spec: str) -> DualEncoder:
         return _from_timm(spec)
     if spec.startswith("local-dir:"):
         return _from_folder(spec, Path(spec.removeprefix("local-dir:")).expanduser())
-    if spec.startswith("mini-") and (paths.MINIS / spec).is_dir():
+    if spec in _shipped():
         return _from_folder(spec, paths.MINIS / spec)
     return _from_open_clip(spec)
 
@@ -271,7 +274,7 @@ def _fill(net: nn.Module, file: str) -> None:
 
 
 def _misfits(net: nn.Module, file: str) -> str:
-    """The first tensors of another shape, or "" where those fit; positions may differ (they get resized)."""
+    """The first tensors of another shape, in words, or "" where all fit; positions may differ, as they are resized."""
     try:
         found = load_state_dict(file)
     except Exception:

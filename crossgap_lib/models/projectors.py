@@ -31,7 +31,7 @@ class Projector:
 
     @property
     def columns(self) -> int:
-        """Of the features before it: the width, and a 1 where there is a bias (see ``with_one``)."""
+        """Columns of the features that it takes: the width, and one more where there is a bias (see ``with_one``)."""
         return self.weight.shape[1] + (self.bias is not None)
 
 
@@ -112,5 +112,8 @@ def taken_away(net: nn.Module, side: str) -> Iterator[None]:
 
 
 def with_one(features: Tensor) -> Tensor:
-    """(n, width) -> (n, width + 1): W h + b is [W b] times this, so that it may be scaled to unit norm."""
+    """Appends a 1 to each row, (n, width) -> (n, width + 1), so that W h + b becomes [W b] times the row.
+
+    That is linear, so rows may be scaled to unit norm and still give W h + b up to a factor.
+    """
     return torch.cat([features, torch.ones_like(features[:, :1])], dim=1)

@@ -1,68 +1,57 @@
-"""Dogs vs cats: bars for the filtering stages and for what wrong neighbours share."""
+"""Dogs vs cats: what the filters change, and what wrong neighbours share."""
 
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from crossgap_lib.plots.style import COLOURS, DIFFERENT, PUBLISHED, new_figure, styled, whiskers
+from crossgap_lib.plots.style import COLOURS, DIFFERENT, MARKERS, PUBLISHED, new_figure, styled, whiskers
 
 
 @styled
-def stage_bars(measures: pd.DataFrame, reference: Mapping[tuple[str, str], float]) -> Figure:
-    """mAP and R-Precision of each stage, bars with 95 % intervals; ``reference``: (metric, task) -> paper's value."""
-    names = list(dict.fromkeys(measures["metric"]))
-    figure, axes = new_figure(1, len(names), width=6.0, height=3.8)
-    for ax, metric in zip(axes[0], names, strict=True):
-        part = measures[measures["metric"] == metric]
-        _stage_panel(ax, part, metric, {task: v for (m, task), v in reference.items() if m == metric})
+def stage_lines(measures: pd.DataFrame, published: Mapping[tuple[str, str], float]) -> Figure:
+    """mAP and R-Precision from stage to stage with 95 % intervals, a panel for each of the first two query classes.
+
+    ``measures``: rows of ``tasks.stage_measures``; ``published``: (query class, metric) -> the paper's value after the
+    last stage.
+    """
+    kinds = list(dict.fromkeys(measures["query class"]))[:2]
+    figure, axes = new_figure(1, len(kinds), width=5.0, height=4.2)
+    for ax, kind in zip(axes[0], kinds, strict=True):
+        part = measures[measures["query class"] == kind]
+        for (task, metric), line in part.groupby(["task", "metric"], sort=False):
+            name, dash = "text" if task == "text-image" else "image", "-" if metric == "mAP" else "--"
+            look = {"color": COLOURS[name], "marker": MARKERS[name], "linestyle": dash, "capsize": 3}
+            ax.errorbar(line["stage"], line["value"], whiskers(line), label=f"{task}, {metric}", **look)
+        for metric in (m for k, m in published if k == kind):
+            value, last = published[kind, metric], part["stage"].iloc[-1]
+            ax.plot(last, value, "D", color=PUBLISHED)
+            ax.annotate(
+                f"published {metric} {value:.1f}", (last, value), (-8, -3), textcoords="offset points", ha="right"
+            )
+        ax.set(title=f"{kind} queries", xlabel="pictures left after each filter", ylabel="percent")
+        ax.set_ylim(min(50, part["value"].min() - 5), 101)  # chance finds half of two classes
+        ax.margins(x=0.15)
+    axes[0, 0].legend(loc="lower left", ncols=2, fontsize=9, columnspacing=1)
     return figure
 
 
-def _stage_panel(ax: Axes, part: pd.DataFrame, metric: str, reference: Mapping[str, float]) -> None:
-    stages = list(dict.fromkeys(part["stage"]))
-    groups = list(part.groupby(["task", "query class"], sort=False))
-    width = 0.8 / len(groups)
-    for k, ((task, kind), group) in enumerate(groups):
-        colour = COLOURS["text" if task == "text-image" else "image"]
-        x = np.array([stages.index(s) for s in group["stage"]]) + (k - (len(groups) - 1) / 2) * width
-        errors = np.nan_to_num(whiskers(group))  # one query has no interval
-        hatch = "///" if kind == part["query class"].iloc[0] else ""
-        look = {"color": colour, "hatch": hatch, "edgecolor": "white"}
-        ax.bar(x, group["value"], width * 0.92, label=f"{task}, {kind} queries", **look)
-        ax.errorbar(x, group["value"], errors, fmt="none", ecolor="black", capsize=2, linewidth=1)
-    for task, value in reference.items():
-        style = ":" if task == "text-image" else "--"
-        ax.axhline(value, color=PUBLISHED, linestyle=style, linewidth=1.3)
-        ax.annotate(
-            f"paper {value:.1f}",
-            (1.0, value),
-            xycoords=("axes fraction", "data"),
-            fontsize=8,
-            va="bottom",
-            ha="right",
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
-        )
-    ax.set_xticks(range(len(stages)), stages)
-    low = min(part["low"].min(), part["value"].min(), *reference.values())
-    ax.set(ylabel=f"{metric} (%)", ylim=(max(0, low - 12), 100 + 0.45 * (112 - max(0, low))), title=metric)
-    ax.set_yticks([t for t in ax.get_yticks() if t <= 100])
-    ax.legend(fontsize=8, ncols=2, loc="upper left")
-
-
 @styled
-def agreement_bars(agreement: pd.DataFrame) -> Figure:
-    """How often pairs agree in each factor: nearest wrong neighbours against random wrong pairs."""
-    figure, axes = new_figure(width=6.4, height=3.4)
-    ax, x = axes[0, 0], np.arange(len(agreement))
-    for shift, column, colour, hatch in (
-        (-0.2, "nearest wrong", DIFFERENT, "///"),
-        (0.2, "random pair", "#999999", ""),
-    ):
-        ax.bar(x + shift, 100 * agreement[column], 0.38, color=colour, hatch=hatch, edgecolor="white", label=column)
-    ax.set_xticks(x, agreement["factor"])
-    ax.set(ylabel="pairs that agree (%)", ylim=(0, 118), title="what a picture shares with a wrong neighbour")
-    ax.legend(ncols=2, loc="upper left")
+def agreement_dots(table: pd.DataFrame) -> Figure:
+    """How often the nearest wrong picture agrees with its query in each factor, and how often chance would have it.
+
+    ``table``: rows of ``tasks.gain_table`` with the column factor; the first method is chance.
+    """
+    factors, (chance, nearest) = list(dict.fromkeys(table["factor"])), dict.fromkeys(table["method"])
+    figure, axes = new_figure(width=8.0, height=0.8 + 0.36 * len(factors))
+    ax = axes[0, 0]
+    for method, colour, marker in ((chance, PUBLISHED, "|"), (nearest, DIFFERENT, "o")):
+        part = table[table["method"] == method]
+        look = {"color": colour, "marker": marker, "markersize": 13 if marker == "|" else 8, "markeredgewidth": 2}
+        ax.errorbar(part["value"], part["factor"], xerr=whiskers(part), linestyle="", label=method, **look)
+    wide = table.pivot(index="factor", columns="method", values="value")
+    ax.hlines(wide.index, wide[chance], wide[nearest], color=DIFFERENT, linewidth=3, zorder=1)
+    ax.invert_yaxis()
+    ax.set(xlim=(0, 100), xlabel="pairs that agree in the factor (%)")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return figure

@@ -1,183 +1,151 @@
-"""Accuracy against shots, with and without a projection, beside what the papers report."""
+"""Accuracy and gains against shots, measured and published on the same axes, and what names help which question."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from sklearn.isotonic import isotonic_regression
 
-from crossgap_lib.plots.style import PUBLISHED, new_figure, short_name, styled, whiskers
+from crossgap_lib.plots.style import (
+    COLOURS,
+    DASHES,
+    DIFFERENT,
+    MARKERS,
+    PUBLISHED,
+    SERIES,
+    new_figure,
+    short_name,
+    styled,
+    whiskers,
+)
+from crossgap_lib.tasks.few_shot import with_pca
 
-_LOOKS = {
-    "Prototype": ("#0072B2", "o"),
-    "LDA": ("#D55E00", "s"),
-    "Linear probe": ("#009E73", "D"),
-    "Zero-shot": ("#000000", ""),
-    "Tip-Adapter": ("#56B4E9", "^"),
-    "Tip-X": ("#E69F00", "v"),
-    "APE": ("#CC79A7", "P"),
-    "CODER": ("#009E73", "X"),
-}
-_OTHER = ("#444444", "*")
-_GAP = 0.055  # between labels, as a share of the axis
+_MARKS = "osD^vP"
 
 
 @styled
-def few_shot_curves(
-    measured: pd.DataFrame,
-    settings: Sequence[str],
-    reported: pd.DataFrame | None = None,
-    stands_for: Mapping[str, str] | None = None,
-) -> Figure:
-    """Accuracy against shots: a row for each model, a panel for each setting and one for what is published.
+def accuracy_panels(measured: pd.DataFrame, reported: pd.DataFrame, stands_for: Mapping[str, str]) -> Figure:
+    """Accuracy against shots, from 0 to 100 everywhere: a row for each model, a panel for each classifier.
 
     Args:
-        measured: rows of ``tasks.few_shot_table`` with the column model; a model without a setting leaves it empty.
-        reported: columns model, classifier, projected, shots, value; without, or where no model has a counterpart,
-            there is no such panel.
+        measured: rows of ``tasks.few_shot_table`` of one setting, with the column model.
+        reported: rows of ``tasks.published_few_shot``, drawn in grey.
         stands_for: measured model -> the published one beside it, "" where there is none.
     """
-    known = {} if reported is None or not stands_for else stands_for
     models = list(dict.fromkeys(measured["model"]))
-    panels = [
-        *settings,
-        *(["published"] if any(known.get(m) in set(reported["model"]) for m in models if known) else []),
-    ]
-    figure, axes = new_figure(len(models), len(panels), width=4.9, height=4.1)
+    classifiers = list(dict.fromkeys(measured["method"].str.removesuffix(" + PCA")))
+    figure, axes = new_figure(len(models), len(classifiers), width=3.5, height=2.9)
     for row, model in zip(axes, models, strict=True):
-        ours = measured[measured["model"] == model]
-        for ax, kind in zip(row, panels, strict=True):
-            name = known.get(model) if kind == "published" else model
-            table = reported[reported["model"] == name] if kind == "published" else ours[ours["setting"] == kind]
-            title = f"published: {name}" if kind == "published" else f"{short_name(model)}: {kind}"
-            _curves(ax, table, title, grey=kind == "published") if len(table) else ax.set_axis_off()
-    figure.legend(handles=_styles(), loc="outside lower center", ncols=3, fontsize=9)
+        ours, theirs = measured[measured["model"] == model], reported[reported["model"] == stands_for.get(model, "")]
+        for ax, classifier in zip(row, classifiers, strict=True):
+            for feature, words in (("image", "images as they are"), ("projection", "PCA")):
+                name = with_pca(classifier, feature == "projection")
+                rows, known = ours[ours["method"] == name], theirs[theirs["method"] == name]
+                look = {"color": COLOURS[feature], "marker": MARKERS[feature], "linewidth": 1.6, "capsize": 2}
+                ax.errorbar(rows["shots"], rows["value"], whiskers(rows), label=f"measured, {words}", **look)
+                look = {"color": PUBLISHED, "marker": "D", "markersize": 4, "linewidth": 0.9}
+                look |= {"linestyle": "--", "markerfacecolor": "white"} if feature == "projection" else {}
+                ax.plot(known["shots"], known["value"], label=f"published, {words}", **look)
+            _shot_axis(ax, measured["shots"])
+            ax.set(title=f"{short_name(model)}: {classifier}", ylim=(0, 100))
+        row[0].set_ylabel("accuracy (%)")
+    handles = dict(sorted(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True)))
+    figure.legend(handles.values(), handles, loc="outside lower left", ncols=2, fontsize=9)
     return figure
 
 
-def _styles() -> list[Line2D]:
-    native = Line2D([], [], color="#444444", label="images as they are")
-    projected = Line2D([], [], color="#444444", linestyle="--", markerfacecolor="white", marker="o", label="PCA")
-    interval = Line2D([], [], color="#444444", marker="|", linestyle="", markersize=12, label="typical 95 % interval")
-    return [native, projected, interval]
-
-
-def _curves(ax: Axes, table: pd.DataFrame, title: str, *, grey: bool) -> None:
-    shots = sorted(table["shots"].unique())
-    ends = {}
-    for (classifier, projected), rows in table.sort_values("shots").groupby(["classifier", "projected"], sort=False):
-        colour, marker = _LOOKS.get(classifier, _OTHER)
-        colour, marker = (PUBLISHED, marker) if grey else (colour, marker)
-        face = {"linestyle": "--", "markerfacecolor": "white"} if projected else {}
-        face = {"linestyle": ":"} if classifier == "Zero-shot" else face
-        ax.plot(rows["shots"], rows["value"], color=colour, marker=marker, markersize=5, linewidth=1.5, **face)
-        if not projected or classifier not in ends:
-            ends[classifier] = (rows["value"].iloc[-1], colour)
-    _axes(ax, shots, title)
-    _cut(ax, table)
-    if not grey:
-        _no_zoom(ax, table)
-        _typical_interval(ax, table, shots[0])
-    _end_labels(ax, shots[-1], ends)
-
-
-def _axes(ax: Axes, shots: Sequence[int], title: str) -> None:
+def _shot_axis(ax: Axes, shots: Sequence[int]) -> None:
+    ticks = sorted(set(shots))
     ax.set_xscale("log", base=2)
-    ax.set_xticks(shots, [str(k) for k in shots])
+    ax.set_xticks(ticks, [str(k) for k in ticks])
     ax.minorticks_off()
-    ax.set_xlim(shots[0] / 1.15, shots[-1] * 2.9)  # room for the labels
-    ax.set(title=title, xlabel="shots (pictures a class)", ylabel="accuracy (%)")
-
-
-def _cut(ax: Axes, table: pd.DataFrame) -> None:
-    """Leaves LDA without a covariance below the axis, and says where it is."""
-    lost = (table["classifier"] == "LDA") & (table["shots"] == 1)
-    shown = table["value"][~lost]
-    if shown.empty or not (below := table[lost & (table["value"] < shown.min() - 15)])["value"].size:
-        return
-    low, high = shown.min(), shown.max()
-    ax.set_ylim(low - 0.2 * (high - low), high + 0.1 * (high - low))
-    place = {"xy": (1, 0), "xytext": (1.04, 0.08), "xycoords": (frame := ax.get_xaxis_transform()), "textcoords": frame}
-    arrow = {"arrowstyle": "->", "color": PUBLISHED}
-    ax.annotate(f"LDA\n{below['value'].max():.1f}", **place, arrowprops=arrow, fontsize=8, color=PUBLISHED, va="center")
-
-
-def _no_zoom(ax: Axes, table: pd.DataFrame) -> None:
-    """An axis of at least three intervals, so that noise does not look like a difference."""
-    low, high = ax.get_ylim()
-    lacking = 3 * (table["high"] - table["low"]).median() - (high - low)
-    if lacking > 0:
-        ax.set_ylim(low - lacking / 2, high + lacking / 2)
-
-
-def _end_labels(ax: Axes, last: float, ends: Mapping[str, tuple[float, str]]) -> None:
-    """Each method's name at the end of its line; names that would overlap are moved apart."""
-    names = sorted(ends, key=lambda name: ends[name][0])
-    values = np.array([ends[name][0] for name in names])
-    low, high = ax.get_ylim()
-    ax.set_ylim(low, high)
-    for name, value, place in zip(names, values, spaced(values, _GAP * (high - low)), strict=True):
-        look = {"color": ends[name][1], "in_layout": False}  # inside the axes: nothing to make room for
-        ax.plot([last * 1.04, last * 1.22], [value, place], linewidth=0.6, **look)
-        ax.text(last * 1.26, place, name, va="center", fontsize=8.5, **look)
-
-
-def spaced(places: np.ndarray, gap: float) -> np.ndarray:
-    """Ascending places (n,) moved as little as possible (least squares) so that neighbours are ``gap`` apart."""
-    steps = gap * np.arange(len(places))
-    return isotonic_regression(np.asarray(places, float) - steps) + steps
-
-
-def _typical_interval(ax: Axes, table: pd.DataFrame, first: float) -> None:
-    half = ((table["high"] - table["low"]) / 2).median()
-    low, high = ax.get_ylim()
-    middle = high - 0.08 * (high - low) - half
-    ax.errorbar([first * 1.05], [middle], yerr=half, color=PUBLISHED, capsize=3, linewidth=1.2)
+    ax.set_xlabel("shots (pictures a class)")
 
 
 @styled
-def pca_gains(measured: pd.DataFrame, reported: pd.DataFrame, stands_for: Mapping[str, str]) -> Figure:
-    """What PCA adds to each image-only classifier against shots: measured, with intervals, and published (diamonds).
+def shot_gains(
+    panels: Mapping[str, pd.DataFrame],
+    line: Sequence[str],
+    ylabel: str,
+    *,
+    reported: Mapping[str, pd.DataFrame] = MappingProxyType({}),
+    columns: int = 3,
+) -> Figure:
+    """Gains against shots with paired 95 % intervals, a panel for each table, all on the same scale.
 
-    Args: as ``few_shot_curves``.
+    Args:
+        panels: title -> rows of ``tasks.shot_table`` that hold a gain.
+        line: the columns whose values tell the lines apart.
+        reported: title -> rows of ``tasks.published_pca_gains``, drawn in grey beside the panel's own.
+        columns: panels in a row.
     """
-    table = measured[(measured["setting"] == "image only") & measured["projected"]]
-    models = list(dict.fromkeys(table["model"]))
-    figure, axes = new_figure(1, max(len(models), 1), width=4.9, height=3.8)
-    for ax, model in zip(axes[0], models, strict=False):
-        theirs = published_gains(reported[reported["model"] == stands_for.get(model, "")])
-        _gains(ax, table[table["model"] == model], theirs)
-        ax.set_title(short_name(model) + (f" (published: {stands_for[model]})" if len(theirs) else ""))
-    axes[0, 0].set_ylabel("gain of PCA (points of accuracy)")
+    columns = min(columns, len(panels))
+    n_rows = -(-len(panels) // columns)
+    figure, axes = new_figure(n_rows, columns, width=10.5 / columns, height=3.1 if n_rows > 1 else 4.0)
+    order, handles = {}, {}  # key -> which line it is, label -> what the legend shows
+    for ax in axes.flat[1:]:
+        ax.sharey(axes[0, 0])
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
+    for ax, (title, table) in zip(axes.flat, panels.items(), strict=False):
+        for key, rows in table.groupby(list(line), sort=False):
+            handles |= _gain_line(ax, rows, order.setdefault(key, len(order)), " over ".join(key))
+        if title in reported:
+            for key, rows in reported[title].groupby("over", sort=False):
+                handles |= _gain_line(ax, rows, order.get((key,), 0), f"{key}, published", published=True)
+        ax.axhline(0, color="black", linewidth=0.8)
+        _shot_axis(ax, table["shots"])
+        ax.set_title(fill(title, int(100 / columns)))
+    for ax in axes[:, 0]:
+        ax.set_ylabel(ylabel)
+    figure.legend(handles.values(), handles, loc="outside lower left", ncols=-(-len(handles) // 2), fontsize=9)
     return figure
 
 
-def published_gains(reported: pd.DataFrame) -> pd.DataFrame:
-    """Columns classifier, shots, gain: the published projected value less the plain one."""
-    wide = reported.pivot_table(index=["classifier", "shots"], columns="projected", values="value")
-    if True not in wide or False not in wide:
-        return pd.DataFrame(columns=["classifier", "shots", "gain"])
-    return (wide[True] - wide[False]).dropna().rename("gain").reset_index()
+def _gain_line(ax: Axes, rows: pd.DataFrame, k: int, label: str, *, published: bool = False) -> dict[str, Artist]:
+    """The k-th line with its intervals, moved a little aside so that they do not hide each other; label -> line."""
+    look = {"color": SERIES[k % len(SERIES)], "marker": _MARKS[k % len(_MARKS)], "markersize": 5, "linewidth": 1.5}
+    if published:
+        look = {"color": PUBLISHED, "marker": "D", "markersize": 4, "linewidth": 0.9}
+    x = rows["shots"] * (1 if published else 1.04 ** (k - 1))
+    dash = DASHES[k % len(DASHES)]
+    return {label: ax.errorbar(x, rows["gain"], whiskers(rows, "gain"), linestyle=dash, capsize=2, **look)}
 
 
-def _gains(ax: Axes, table: pd.DataFrame, theirs: pd.DataFrame) -> None:
-    for k, (classifier, rows) in enumerate(table.groupby("classifier", sort=False)):
-        colour, marker = _LOOKS.get(classifier, _OTHER)
-        x = rows["shots"] * 1.05 ** (k - 1)  # so that intervals do not hide each other
-        look = {"color": colour, "marker": marker, "markersize": 5, "linewidth": 1.5, "capsize": 2}
-        ax.errorbar(x, rows["PCA gain"], yerr=whiskers(rows, "PCA gain"), label=classifier, **look)
-    for classifier, rows in theirs.groupby("classifier"):
-        dash = "--" if classifier == "LDA" else "-"
-        look = {"color": PUBLISHED, "marker": "D", "markersize": 4, "linewidth": 0.9, "linestyle": dash}
-        ax.plot(rows["shots"], rows["gain"], label=f"{classifier}, published", **look)
-    shots = sorted(table["shots"].unique())
-    _axes(ax, shots, "")
-    ax.set_xlim(shots[0] / 1.2, shots[-1] * 1.2)
-    ax.axhline(0, color="black", linewidth=0.8)
-    ax.set_ylabel("")
-    handles, labels = ax.get_legend_handles_labels()
-    order = sorted(range(len(labels)), key=lambda k: "published" in labels[k])
-    ax.legend([handles[k] for k in order], [labels[k] for k in order], fontsize=8.5)
+@styled
+def names_bars(table: pd.DataFrame) -> Figure:
+    """Accuracy for each question about the same pictures, a bar for each way to compare them, a panel for each model.
+
+    Args:
+        table: rows of ``tasks.gain_table`` with the columns model and asked about. Methods come in this order: images
+            as they are, along the question's own names, along other names.
+    """
+    models, questions = (list(dict.fromkeys(table[column])) for column in ("model", "asked about"))
+    methods = list(dict.fromkeys(table["method"]))
+    looks = zip((COLOURS["image"], COLOURS["projection"], DIFFERENT), ("", "xx", ".."), strict=True)
+    figure, axes = new_figure(1, len(models), width=10.5 / max(2, len(models)), height=3.4)
+    for k, (method, (colour, hatch)) in enumerate(zip(methods, looks, strict=False)):
+        for ax, model in zip(axes[0], models, strict=True):
+            rows = (
+                table[(table["method"] == method) & (table["model"] == model)].set_index("asked about").loc[questions]
+            )
+            look = {"color": colour, "hatch": hatch, "edgecolor": "white", "ecolor": "black", "capsize": 2}
+            ax.bar(
+                np.arange(len(questions)) + 0.27 * (k - 1),
+                rows["value"],
+                0.25,
+                yerr=whiskers(rows),
+                label=method,
+                **look,
+            )
+    for ax, model in zip(axes[0], models, strict=True):
+        ax.set_xticks(range(len(questions)), questions)
+        ax.set(title=short_name(model), xlabel="what is asked about the same pictures", ylim=(0, 105))
+        ax.grid(axis="x", visible=False)
+    axes[0, 0].set_ylabel("accuracy (%)")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=9)
+    return figure

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
 from crossgap_lib.embeddings.embeddings import Embeddings, drawn_rows
-from crossgap_lib.plots.style import COLOURS, MARKERS, PUBLISHED, new_figure, styled
+from crossgap_lib.plots.style import COLOURS, MARKERS, PUBLISHED, SERIES, new_figure, styled
 
 
 @styled
@@ -73,7 +73,7 @@ def gap_ladder(measured: Mapping[str, float], reference: pd.DataFrame) -> Figure
     figure, axes = new_figure(width=7.2, height=0.36 * len(rows) + 0.9)
     ax = axes[0, 0]
     for y, (_, value, ours) in enumerate(rows):
-        colour = COLOURS["image"] if ours else PUBLISHED
+        colour = SERIES[0] if ours else PUBLISHED
         ax.plot([0, value], [y, y], color=colour, linewidth=2.4 if ours else 1, linestyle="-" if ours else "--")
         ax.plot(value, y, "o" if ours else "D", color=colour, markersize=8 if ours else 5)
         ax.annotate(f"{value:.3g}", (value, y), xytext=(8, -3.5), textcoords="offset points", fontsize=9)

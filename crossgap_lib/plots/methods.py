@@ -1,21 +1,18 @@
-"""Methods side by side, a line for each model."""
+"""Methods side by side: a panel for each model, a row for each method."""
 
 import re
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from crossgap_lib.plots.style import COLOURS, DASHES, PUBLISHED, SERIES, new_figure, short_name, styled, whiskers
+from crossgap_lib.plots.style import COLOURS, PUBLISHED, SERIES, new_figure, styled
 
 _FAMILIES = {"Original": "image", "OTI": "oti", "OVI": "ovi", "PCA": "projection"}
-_HATCHES = {
-    **{"OTI": "//", "OTI, best step": "..", "PCA": "xx"},
-    **{"OVI": "\\\\", "OVI 1 patch": "\\\\", "OVI 2 patches": "..", "OVI 4 patches": "++"},
-}
+_ORACLE = "best step"  # ends the name of a method whose setting was chosen by the queries that it is scored on
 MARKS = ("o", "^", "s", "D", "P", "X", "v", "<", ">", "*")
 
 
@@ -29,76 +26,70 @@ def method_colour(method: str, k: int, *, native: str = "image") -> str:
 
 
 @styled
-def slope_chart(
-    panels: dict[str, pd.DataFrame], methods: Sequence[str], counterparts: Mapping[str, str] = MappingProxyType({})
-) -> Figure:
-    """From method to method, a line for each model: mAP with its interval where there is one.
+def method_dots(table: pd.DataFrame, label: str, *, columns: int = 3) -> Figure:
+    """The mean of each method, a panel for each model or data set, all on one scale; published values as diamonds.
 
-    ``panels``: title -> table with the columns model, method, value and, where measured, low and high. Models without
-    some method are drawn where they have one. ``counterparts``: model -> the model of another panel that it stands in
-    for; both look the same.
+    Vertical lines mark the original features, measured (solid) and published (dotted), so that gains lie to their
+    right. Intervals are those of the gain over the original features, so a gain is sure where its interval does not
+    reach the line. A method whose setting labels chose on the same queries ("OTI, best step") is a ring around the dot
+    of the method before it. The original features are images, but texts in a panel that knows OVI alone.
+
+    Args:
+        table: rows of ``tasks.beside_published``, with the titles of their panels in the column panel.
+        label: what the values are, with its unit.
+        columns: panels side by side.
     """
-    figure, axes = new_figure(1, len(panels), width=6.0, height=4.4)
-    alike = [counterparts.get(model, model) for table in panels.values() for model in table["model"]]
-    looks = {name: k for k, name in enumerate(dict.fromkeys(alike))}
-    for ax, (title, table) in zip(axes[0], panels.items(), strict=True):
-        present = [m for m in methods if m in set(table["method"])]
-        for model, rows in table.groupby("model", sort=False):
-            k = looks[counterparts.get(model, model)]
-            _slope(ax, model, rows.set_index("method").reindex(present), k, len(present))
-        ax.set_xticks(range(len(present)), present)
-        ax.set(title=title, ylabel="image-image mAP (%)", xlim=(-0.2, len(present) - 0.8))
-        ax.margins(y=0.08)
-        ax.legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(0, -0.1), ncols=2)
+    panels = dict(list(table.groupby("panel", sort=False)))
+    methods = [m for m in dict.fromkeys(table["method"]) if not m.endswith(_ORACLE)]
+    columns = min(columns, len(panels))
+    width, height = min(5.0, 10.5 / columns), 1.2 + 0.36 * len(methods)
+    figure, axes = new_figure(-(-len(panels) // columns), columns, width=width, height=height)
+    for k, (ax, (title, rows)) in enumerate(zip(axes.flat, panels.items(), strict=False)):
+        _dots(ax, rows, methods)
+        ax.set(title=title, ylim=(0.5 - len(methods), 0.5))
+        ax.set_yticks(-np.arange(len(methods)), [""] * len(methods) if k % columns else methods)
+        ax.set_xlabel(label if k + columns >= len(panels) else "")
+    used, spare = axes.flat[: len(panels)], axes.flat[len(panels) :]
+    low, high = zip(*(ax.get_xlim() for ax in used), strict=True)
+    for ax in used:
+        ax.set_xlim(min(low), max(high))
+    for ax in spare:
+        ax.axis("off")
+    if len(spare):
+        spare[-1].legend(handles=_legend(table), loc="center", fontsize=9)
+    else:
+        figure.legend(handles=_legend(table), loc="outside lower center", ncols=3, fontsize=9)
     return figure
 
 
-def _slope(ax: Axes, model: str, rows: pd.DataFrame, k: int, n: int) -> None:
-    x = np.arange(n) + 0.02 * (k % 5 - 2)  # so that intervals do not hide each other
-    look = {"color": SERIES[k % len(SERIES)], "marker": MARKS[k % len(MARKS)], "markersize": 7}
-    known = rows["value"].notna().to_numpy()
-    ax.plot(
-        x[known],
-        rows["value"][known],
-        linestyle=DASHES[k % len(DASHES)],
-        linewidth=1.6,
-        label=short_name(model),
-        **look,
-    )
-    if "low" in rows:
-        ax.errorbar(x, rows["value"], yerr=whiskers(rows), fmt="none", ecolor=look["color"], elinewidth=1.0, capsize=2)
+def _dots(ax: Axes, rows: pd.DataFrame, methods: Sequence[str]) -> None:
+    """One panel: the methods below each other, in their order."""
+    inverted = {method[:3] for method in rows["method"]} & {"OTI", "OVI"}
+    native = "text" if inverted == {"OVI"} else "image"
+    original = rows[rows["method"] == "Original"].iloc[0]
+    ax.axvline(original["value"], color=COLOURS[native], linewidth=1, zorder=0)
+    ax.axvline(original["published"], color=PUBLISHED, linewidth=1, linestyle=":", zorder=0)
+    y = 0
+    for row in rows.to_dict("records"):
+        oracle = row["method"].endswith(_ORACLE)
+        y = y if oracle else -methods.index(row["method"])
+        colour = method_colour(row["method"], -y, native=native)
+        look = {"markersize": 11, "markerfacecolor": "none"} if oracle else {"markersize": 7}
+        ax.plot(row["value"], y, "o", color=colour, **look)
+        if not oracle:
+            ends = [original["value"] + row[f"gain {end}"] for end in ("low", "high")]
+            ax.plot(ends, [y, y], "|-", color=colour)
+        ax.plot(row["published"], y - 0.28, "D", color="white", markeredgecolor=PUBLISHED, markersize=5.5)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="y", visible=False)
 
 
-@styled
-def paired_bars(table: pd.DataFrame, label: str, *, native: str = "image") -> Figure:
-    """A group of bars for each model, a bar for each method, with its interval and what is published.
-
-    ``table``: rows of ``tasks.with_published`` with the column model; ``label``: what the values are; ``native``: the
-    modality of the original features, which gives their colour.
-    """
-    groups = dict(list(table.groupby("model", sort=False)))
-    width = 0.8 / max(map(len, groups.values()))
-    figure, axes = new_figure(1, 1, width=max(4.6, 1.2 + 0.62 * len(table)), height=3.8)
-    ax, seen = axes[0, 0], list(dict.fromkeys(table["method"]))
-    for g, rows in enumerate(groups.values()):
-        x = g + (np.arange(len(rows)) - (len(rows) - 1) / 2) * width
-        colours = [method_colour(m, seen.index(m), native=native) for m in rows["method"]]
-        hatches = [_HATCHES.get(m, "") for m in rows["method"]]
-        error = whiskers(rows)
-        bars = {"color": colours, "hatch": hatches, "edgecolor": "white", "linewidth": 0.8}
-        ax.bar(x, rows["value"], 0.92 * width, yerr=error, ecolor="black", capsize=2.5, label=rows["method"], **bars)
-        ax.plot(x, rows["published"], "D", color="white", markeredgecolor=PUBLISHED, markersize=6, label="published")
-    ax.set_xticks(range(len(groups)), [_wrapped(short_name(name)) for name in groups])
-    ax.set(ylabel=label, ylim=(0, 105))
-    ax.grid(axis="x", visible=False)
-    handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    published = handles.pop("published")
+def _legend(table: pd.DataFrame) -> list[Line2D]:
+    look = {"linestyle": "none", "color": "black"}
+    handles = [Line2D([], [], marker="o", label="measured, with the\n95 % interval of its gain", **look)]
+    if table["method"].str.endswith(_ORACLE).any():
+        ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none"}
+        handles.append(Line2D([], [], label="best step of these very queries", **ring, **look))
     if table["published"].notna().any():
-        handles["published"] = published
-    columns = max(2, int(figure.get_figwidth() / 1.5))
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, fontsize=9)
-    return figure
-
-
-def _wrapped(name: str) -> str:
-    return name.replace(", ", "\n")
+        handles.append(Line2D([], [], marker="D", markerfacecolor="white", label="published", **look))
+    return handles

@@ -1,14 +1,27 @@
 """Histograms of similarities, from samples and from counts."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from crossgap_lib.metrics import overlap_coefficient
-from crossgap_lib.plots.style import DASHES, new_figure, short_name, styled, whiskers
+from crossgap_lib.plots.style import (
+    COLOURS,
+    DASHES,
+    DIFFERENT,
+    MATCHING,
+    SAME,
+    SERIES,
+    new_figure,
+    short_name,
+    styled,
+    whiskers,
+)
 from crossgap_lib.tasks.pair_counts import PairCounts, edges
 
 
@@ -31,16 +44,8 @@ def histograms(
     edges = np.histogram_bin_edges(values, bins)  # also where all values are equal
     for k, (label, sample) in enumerate(samples.items()):
         heights, _ = np.histogram(sample, edges, density=True)
-        style = DASHES[k % len(DASHES)]
-        ax.stairs(heights, edges, fill=True, alpha=0.22, color=colours[label])
-        ax.stairs(
-            heights,
-            edges,
-            color=colours[label],
-            linestyle=style,
-            linewidth=1.8,
-            label=f"{label} ({len(sample):,} pairs, mean {sample.mean():.2f})",
-        )
+        said = f"{label} ({len(sample):,} pairs, mean {sample.mean():.2f})"
+        _stairs(ax, heights, edges, colours[label], DASHES[k % len(DASHES)], said)
     if len(samples) == 2:
         ax.plot([], [], " ", label=f"overlap {overlap_coefficient(*samples.values()):.2f}")
     ax.set(xlabel="cosine similarity", ylabel="density", title=title)
@@ -48,6 +53,12 @@ def histograms(
     ax.set_ylim(0, top * (1.12 + 0.09 * len(samples)))  # room for the legend above the curves
     ax.legend(fontsize=8.5, loc="upper left")
     return figure if figure is not None else ax.figure
+
+
+def _stairs(ax: Axes, heights: np.ndarray, bins: np.ndarray, colour: str, dash: Any, label: str | None = None) -> None:
+    """A filled and outlined histogram."""
+    ax.stairs(heights, bins, fill=True, alpha=0.22, color=colour)
+    ax.stairs(heights, bins, color=colour, linestyle=dash, linewidth=1.7, label=label)
 
 
 @styled
@@ -64,34 +75,51 @@ def histogram_panels(
     return figure
 
 
+_LOOKS = {  # colour and dash of each kind of pair
+    "same class": (SAME, "-"),
+    "different class": (DIFFERENT, "--"),
+    "image-image": (COLOURS["image"], "-"),
+    "text-text": (COLOURS["text"], "-."),
+    "image-text pairs": (MATCHING, "-"),
+    "image-text non-pairs": (MATCHING, "--"),
+}
+_MERGED = 2  # bins drawn as one: overlaps are counted in finer bins than eyes need
+
+
 @styled
 def count_histograms(
     rows: Mapping[str, Sequence[Mapping[str, PairCounts]]],
     titles: Sequence[str],
-    colours: Mapping[str, str],
+    overlaps: Mapping[tuple[str, str], float] | None = None,
     unseen: Sequence[Sequence[Mapping[str, PairCounts]]] = (),
 ) -> Figure:
     """A row of panels for each model: its counted kinds of pair as densities (Reevaluating, Fig. 5).
 
     ``rows``: model -> a panel for each of ``titles``; an empty panel stands for what a model does not have.
+    ``overlaps``: (model, title) -> the overlap coefficient to be written into the panel.
     ``unseen``: rows that are not drawn but fit on the same axes, as a slider's other positions.
     """
-    figure, axes = new_figure(len(rows), len(titles), width=5.4, height=2.2)
-    for k, (name, panels) in enumerate(rows.items()):
-        for ax, title, kinds in zip(axes[k], titles, panels, strict=True):
-            _densities(ax, kinds, colours, legend=k == 0)
-            ax.set_title(title if k == 0 else "")
-        axes[k, 0].set_ylabel(short_name(name), fontweight="bold")
-    for ax in axes.flat:
-        ax.set_yticks([])
-    for ax in axes[-1]:
-        ax.set_xlabel("cosine similarity")
-    _share_axes(axes, [*rows.values(), *unseen], bool(unseen))
+    figure, axes = new_figure(len(rows), len(titles), width=min(7, 10.8 / len(titles)), height=max(1.5, 3 / len(rows)))
+    for panels, (model, row) in zip(axes, rows.items(), strict=True):
+        panels[0].set_ylabel(short_name(model), fontweight="bold")
+        for ax, title, kinds in zip(panels, titles, row, strict=True):
+            for kind, counted in kinds.items():
+                _stairs(ax, *_density(counted), *_LOOKS[kind])
+            if not kinds:
+                ax.text(0.5, 0.5, "no such pairs", ha="center", va="center", transform=ax.transAxes)
+            if overlaps and (model, title) in overlaps:
+                ax.set_title(f"overlap {overlaps[model, title]:.2f}", loc="left", y=0.8, x=0.02, fontweight="normal")
+            ax.margins(y=0.3)  # room for the words
+            ax.set_yticks([])
+            ax.grid(visible=bool(kinds))
+    for column, title in enumerate(titles):
+        axes[0, column].set_title(title)
+        axes[-1, column].set_xlabel("cosine similarity")
+        _share_cosines(axes[:, column], [c for r in (*rows.values(), *unseen) for c in r[column].values()])
+    drawn = {kind: None for panels in rows.values() for kinds in panels for kind in kinds}
+    lines = [Line2D([], [], color=_LOOKS[kind][0], linestyle=_LOOKS[kind][1], label=kind) for kind in drawn]
+    figure.legend(handles=lines, loc="outside lower left", ncols=3)
     return figure
-
-
-_MERGED = 2  # bins drawn as one: overlaps are counted in finer bins than eyes need
-_ROOM = 1.5  # for the legend above the curves
 
 
 def _density(counted: PairCounts) -> tuple[np.ndarray, np.ndarray]:
@@ -101,53 +129,45 @@ def _density(counted: PairCounts) -> tuple[np.ndarray, np.ndarray]:
     return heights / (counted.pairs * np.diff(bins)), bins
 
 
-def _densities(ax: Axes, kinds: Mapping[str, PairCounts], colours: Mapping[str, str], *, legend: bool) -> None:
-    for k, (kind, counted) in enumerate(kinds.items()):
-        heights, bins = _density(counted)
-        ax.stairs(heights, bins, fill=True, alpha=0.22, color=colours[kind])
-        ax.stairs(heights, bins, color=colours[kind], linestyle=DASHES[k % len(DASHES)], linewidth=1.6, label=kind)
-    if not kinds:
-        ax.text(0.5, 0.5, "no text encoder", ha="center", va="center", transform=ax.transAxes)
-        ax.grid(visible=False)
-    elif legend:
-        ax.set_ylim(0, ax.get_ylim()[1] * _ROOM)
-        ax.legend(fontsize=8.5, loc="upper left", ncols=2)
-
-
-def _share_axes(axes: np.ndarray, rows: Sequence[Sequence[Mapping[str, PairCounts]]], heights: bool) -> None:
-    """The same cosines in all panels of a column, no wider than where there are any; with ``heights``, one height."""
-    for column in range(axes.shape[1]):
-        counted = [c for panels in rows for c in panels[column].values()]
-        if not counted:
-            continue
+def _share_cosines(axes: Sequence[Axes], counted: Sequence[PairCounts]) -> None:
+    """The same cosines in all panels, no wider than where there are any."""
+    if counted:
         (found,), bins = np.nonzero(sum(c.total for c in counted)), edges(len(counted[0].total))
-        for ax in axes[:, column]:
+        for ax in axes:
             ax.set_xlim(bins[found[0]], bins[found[-1] + 1])
-            if heights:
-                ax.set_ylim(0, _ROOM * max(_density(c)[0].max() for c in counted))
 
 
 @styled
-def overlap_bars(table: pd.DataFrame) -> Figure:
-    """Overlap coefficients with their intervals, a group of bars for each pair of kinds.
+def sibling_slopes(table: pd.DataFrame, objective: str) -> Figure:
+    """What adding an objective changes: a panel for each quantity, a line from a model to its sibling.
 
-    ``table``: model, kinds, value, low, high.
+    ``table``: quantity (the label of the axis), pair, objective ("without" or "with"), value, low, high.
     """
-    groups, models = list(dict.fromkeys(table["kinds"])), list(dict.fromkeys(table["model"]))
-    figure, axes = new_figure(1, len(groups), width=4.3, height=1.1 + 0.36 * len(models))
-    for ax, kinds in zip(axes[0], groups, strict=True):
-        part = table[table["kinds"] == kinds].set_index("model").reindex(models)
-        y = np.arange(len(models))
-        ax.barh(y, part["value"], color="#bbbbbb", edgecolor="#444444")
-        ax.errorbar(part["value"], y, xerr=whiskers(part), **_WHISKER)
-        for k, (value, high) in enumerate(zip(part["value"], part["high"], strict=True)):
-            text = "no text encoder" if np.isnan(value) else f"{value:.2f}"
-            ax.text(0.01 if np.isnan(value) else high + 0.015, k, text, va="center", fontsize=9)
-        ax.set(xlim=(0, 1.15), ylim=(len(models) - 0.4, -0.6), xlabel="overlap coefficient")
-        ax.set_title(kinds.replace(", ", ",\n"), fontsize=10)
-        ax.set_yticks(y, [short_name(m) for m in models] if ax is axes[0, 0] else [""] * len(models))
-        ax.grid(visible=False, axis="y")
+    quantities = list(dict.fromkeys(table["quantity"]))
+    figure, axes = new_figure(1, len(quantities), width=10.8 / len(quantities), height=3.6)
+    for ax, quantity in zip(axes[0], quantities, strict=True):
+        pairs = table[table["quantity"] == quantity].groupby("pair", sort=False)
+        for k, (pair, line) in enumerate(pairs):
+            look = {"color": SERIES[k], "marker": "o", "linestyle": DASHES[k], "capsize": 3, "linewidth": 2}
+            ax.errorbar(line["objective"], line["value"], whiskers(line), label=pair, **look)
+        ax.set(ylabel=quantity, xlabel=objective, ylim=(min(0, ax.get_ylim()[0]), None))
+        ax.margins(x=0.25)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=2)
     return figure
 
 
-_WHISKER = {"fmt": "none", "ecolor": "#000000", "elinewidth": 1.4, "capsize": 3}
+@styled
+def dial_curves(table: pd.DataFrame, expected: Mapping[float, float]) -> Figure:
+    """How much of the overlap at full strength stays at each strength, a line a model.
+
+    ``table``: model, strength, value, low, high in percent; ``expected``: strength -> what would stay, a broad line.
+    """
+    figure, axes = new_figure(width=8.0, height=4.2)
+    ax = axes[0, 0]
+    for k, (model, line) in enumerate(table.groupby("model", sort=False)):
+        look = {"color": SERIES[k], "marker": "osD^vP"[k % 6], "linestyle": DASHES[k % 4], "capsize": 3}
+        ax.errorbar(line["strength"], line["value"], whiskers(line), label=short_name(model), **look)
+    ax.plot(list(expected), list(expected.values()), color=DIFFERENT, alpha=0.5, linewidth=7, zorder=1, label="content")
+    ax.set(xlabel="strength of what varies within a kind", ylabel="overlap that stays (%)", ylim=(0, None))
+    ax.legend(loc="lower right")
+    return figure

@@ -13,16 +13,17 @@ from crossgap_lib.plots.style import COLOURS, MARKERS, PUBLISHED, new_figure, st
 
 @styled
 def bench_curves(result: Mapping[str, Any]) -> Figure:
-    """Cost of a sample-step against batch size and against context length, both loops, log-log (``crossgap bench``)."""
+    """Cost of a sample-step against batch size and against context length, all loops, log-log (``crossgap bench``)."""
     panels = [("batches", "batch", "samples at a time")]
     if result["lengths"]:
         panels.append(("lengths", "length", "positions of the full context"))
     figure, axes = new_figure(1, len(panels), width=5.2, height=3.9)
-    looks = {"textbook": (PUBLISHED, "--", "D"), "engine": (COLOURS[result["method"]], "-", MARKERS[result["method"]])}
+    colour, marker = COLOURS[result["method"]], MARKERS[result["method"]]
+    looks = {"textbook": (PUBLISHED, "--", "D"), "engine": (colour, "-", marker), "compiled": (colour, ":", marker)}
     for ax, (part, column, label) in zip(axes[0], panels, strict=True):
         table = pd.DataFrame(result[part])
-        for loop, (colour, line, marker) in looks.items():
-            rows = table[table["loop"] == loop].sort_values(column)
+        for loop, rows in table.sort_values(column).groupby("loop"):
+            colour, line, marker = looks[loop]
             ax.plot(rows[column], rows["us_per_sample_step"], line, marker=marker, color=colour, label=loop)
         for row in table[table["loop"] == "engine"].itertuples():
             spot = (getattr(row, column), row.us_per_sample_step)
@@ -35,7 +36,7 @@ def bench_curves(result: Mapping[str, Any]) -> Figure:
         ax.set_ylim(ax.get_ylim()[0] / 1.3, None)
         ax.yaxis.set_major_formatter(_thousands)
         ax.yaxis.set_minor_formatter(_thousands if np.ptp(np.log10(ax.get_ylim())) < 1 else NullFormatter())
-    axes[0, 0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    axes[0, 0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     figure.suptitle(f"{result['method'].upper()}, {result['arch']}, {result['precision']}: engine and textbook loop")
     return figure
 

@@ -4,10 +4,9 @@ The minis are honest, small, real models of the drawn world, in open_clip's ``lo
 timm's), so that every open_clip user can load them and the code path is the one of the real models.
 
 recipes.py says what is trained, objectives.py how, views.py on which views of the pictures; loop.py does it, files.py
-and cards.py write what is left of it.
+and cards.py write what is left of it. grid.py trains many nanos, and measures.py asks each what its world taught it.
 """
 
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from crossgap_lib.pretrain.cards import write_card
 from crossgap_lib.pretrain.files import write_weights
 from crossgap_lib.pretrain.loop import train
 from crossgap_lib.pretrain.objectives import write_skeleton
-from crossgap_lib.pretrain.recipes import RECIPES, Recipe
+from crossgap_lib.pretrain.recipes import RECIPES, Recipe, changed
 from crossgap_lib.processes import locked
 
 __all__ = ["RECIPES", "Recipe", "pretrain"]
@@ -38,16 +37,13 @@ def pretrain(
     """
     if name not in RECIPES:
         raise CrossgapError(f"There is no recipe {name!r}.{did_you_mean(name, RECIPES)}")
-    known = {f.name: f.type for f in fields(Recipe)}
-    if unknown := set(overrides or {}) - set(known):
-        raise CrossgapError(f"A recipe has no field {sorted(unknown)}; there are {', '.join(known)}.")
-    recipe = replace(RECIPES[name], **(overrides or {}))
+    recipe = changed(RECIPES[name], overrides or {})
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     run_folder = Path(f"{out}.run") if out else ROOT / "runs" / name
     out = Path(out or MINIS / name)
     with locked(run_folder):
         net, seconds = train(recipe, run_folder, device=device)
-    write_skeleton(out, recipe.objective)
+    write_skeleton(out, recipe)
     write_weights(out, net)
-    write_card(out, recipe, seconds, device)
+    write_card(out, recipe, seconds[0], device)
     return out

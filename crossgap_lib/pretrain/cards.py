@@ -26,6 +26,8 @@ _OTI_QUERIES, _OTI_GALLERY, _OTI_STEPS = 64, 1200, 150  # as notebook 02 draws t
 _FACTORS = ("background", "colour")  # what a model sees in pictures when it is not the kind
 _OBJECTIVES = {
     "clip": "softmax cross-entropy over image-text pairs (CLIP), logit scale held at {logit_scale:g}",
+    "align": "AlignCLIP's: CLIP's (logit scale held at {logit_scale:g}), both directions summed, and half of the "
+    "separation within a modality (separate: {separate}; how alike captions are: {meaning})",
     "siglip": "a sigmoid for every image-text pair (SigLIP), scale (from {logit_scale:g}) and bias learned",
     "slip": "CLIP's (logit scale held at {logit_scale:g}) and SimCLR between two strong views of each picture (SLIP)",
     "siglip2": "SigLIP's (scale, from {logit_scale:g}, and bias learned) and local-to-global self-distillation with a "
@@ -37,6 +39,12 @@ _OBJECTIVES = {
 _FIXED = """\
 One seed. The world's nuisance strength and mention rates, and the recipe, were fixed by zero-shot accuracy and
 dogs-vs-cats retrieval alone, before looking at what inversion or projection do."""
+_FIXED_NANO = """\
+The first of three seeds. The recipe was fixed by zero-shot accuracy and time alone, where captions name each nuisance
+with rate 0.6, before looking at what inversion or projection do. `data/grid/` holds what its siblings were asked."""
+_FIXED_DEEPER = """\
+One seed. The recipe is that of `nano-m06` with as many blocks for texts as for pictures, so that they can share them;
+nothing was chosen by what inversion, projection or image-image retrieval do."""
 _FIXED_BLIND = """\
 One seed. Its views and its guards against collapse were chosen in trial runs, one of them whole, by the rank of the
 features and by what image-image retrieval finds by kind, background and colour; the rest is as in the other minis."""
@@ -45,10 +53,11 @@ features and by what image-image retrieval finds by kind, background and colour;
 # ---------------------------------------------------------------- numbers
 
 
-def measure(folder: Path) -> dict[str, float]:
-    """The card's numbers, on held-out pictures and on the weights as written (fp16)."""
+def measure(folder: Path, recipe: Recipe) -> dict[str, float]:
+    """The card's numbers, on held-out pictures of the recipe's world and on the weights as written (fp16)."""
     model = load_model(f"local-dir:{folder}", device="cpu")
-    photos, two_kinds = load_dataset("world:all"), load_dataset("world:dogs-vs-cats")
+    drawn_so = {"strength": recipe.strength, "mention": None if recipe.mention is None else recipe.rates}
+    photos, two_kinds = (load_dataset(f"world:{name}", **drawn_so) for name in (recipe.data, "dogs-vs-cats"))
     everything, pets = (encode_images(model, p, cache=False) for p in (photos, two_kinds))
     values = {
         "parameters": float(sum(p.numel() for p in model.net.parameters())),
@@ -59,7 +68,7 @@ def measure(folder: Path) -> dict[str, float]:
         asked = labelled_by(everything, photos, factor)
         values[f"image-image mAP, by {factor}"] = metrics.mean_average_precision(asked, asked)
     if model.has_text:
-        values |= _with_text(model, everything, pets) | _inverted(model)
+        values |= _with_text(model, everything, pets) | _inverted(model, everything)
     return {name: round(float(value), 4) for name, value in values.items()}
 
 
@@ -76,9 +85,9 @@ def _with_text(model: DualEncoder, everything: Embeddings, pets: Embeddings) -> 
     }
 
 
-def _inverted(model: DualEncoder) -> dict[str, float]:
+def _inverted(model: DualEncoder, everything: Embeddings) -> dict[str, float]:
     """One-token OTI: where it is best, and where it ends."""
-    gallery = encode_images(model, drawn(load_dataset("world:all"), _OTI_GALLERY), cache=False)
+    gallery = drawn(everything, _OTI_GALLERY)
     queries = gallery[:_OTI_QUERIES]
     run = oti(model, queries, steps=_OTI_STEPS, snapshots=snapshot_steps(_OTI_STEPS), cache=False)
     peak = peaks(along_steps({1: run}, gallery)).iloc[0]
@@ -98,12 +107,13 @@ def write_card(folder: Path, recipe: Recipe, seconds: float, device: str) -> dic
     """Measures the written checkpoint and describes it in card.json and README.md."""
     seen = recipe.steps * recipe.batch
     training = {"steps": recipe.steps, "pictures seen": seen, "minutes": round(seconds / 60, 1), "device": device}
-    return _write(folder, {"recipe": asdict(recipe), "training": training, "measured": measure(folder)})
+    return _write(folder, {"recipe": asdict(recipe), "training": training, "measured": measure(folder, recipe)})
 
 
 def remeasure(folder: Path) -> dict[str, Any]:
     """The card of a mini that is there already, with its numbers measured anew."""
-    return _write(folder, read_card(folder) | {"measured": measure(folder)})
+    card = read_card(folder)
+    return _write(folder, card | {"measured": measure(folder, Recipe(**card["recipe"]))})
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -141,27 +151,39 @@ def _number(value: float) -> str:
 
 
 def _card_text(name: str, card: dict[str, Any]) -> str:
-    recipe, training, measured = card["recipe"], card["training"], card["measured"]
+    recipe, training, measured = Recipe(**card["recipe"]), card["training"], card["measured"]
     numbers = "\n".join(f"| {k} | {_number(v)} |" for k, v in measured.items())
-    images_only = recipe["objective"] == "dino"
+    kinds, images_only = len(world.SETS[recipe.data][0]), recipe.objective == "dino"
+    shared = (
+        "\n  Pictures and texts share the transformer, final layer norm and projection, which the file holds twice."
+    )
     return f"""# {name}
 
 A small {"image encoder" if images_only else "dual encoder"} ({measured["parameters"]:,.0f} parameters) trained from
-nothing by `crossgap pretrain {name}` on pictures that crossgap draws: {len(world.KINDS)} kinds of cartoon things with
+nothing by `crossgap pretrain {name}` on pictures that crossgap draws: {kinds} kinds of cartoon things with
 {len(world.NUISANCES)} nuisances. It has never seen a real photo.
 
 - **Files**: {_loading(name, images_only)} Weights are fp16.
-- **Data**: `world:all/train`, {recipe["pictures"]:,} pictures at strength {recipe["strength"]}{_captions(recipe)}.
-- **Objective**: {_OBJECTIVES[recipe["objective"]].format(**recipe)}.
-- **Training**: {training["steps"]:,} steps of {recipe["batch"]}, {training["pictures seen"]:,} pictures seen,
-  {training["minutes"]} minutes on {training["device"]}, seed {recipe["seed"]}.
+- **Data**: `world:{recipe.data}/train`, {recipe.pictures:,} pictures at strength {recipe.strength}{_captions(recipe)}.
+- **Objective**: {_OBJECTIVES[recipe.objective].format(**card["recipe"])}.{shared if recipe.shared else ""}
+- **Training**: {training["steps"]:,} steps of {recipe.batch}, {training["pictures seen"]:,} pictures seen,
+  {training["minutes"]} minutes on {training["device"]}, seed {recipe.seed}.
 
 | measured on held-out pictures | |
 |---|---|
 {numbers}
 
-{_FIXED_BLIND if images_only else _FIXED}
+{_fixed(recipe)}
 """
+
+
+def _fixed(recipe: Recipe) -> str:
+    """How the recipe was found."""
+    if recipe.objective == "dino":
+        return _FIXED_BLIND
+    if recipe.mention is None:
+        return _FIXED
+    return _FIXED_DEEPER if recipe.text_layers == recipe.image_layers else _FIXED_NANO
 
 
 def _loading(name: str, images_only: bool) -> str:
@@ -177,10 +199,13 @@ def _loading(name: str, images_only: bool) -> str:
     )
 
 
-def _captions(recipe: dict[str, Any]) -> str:
-    if recipe["objective"] == "dino":
+def _captions(recipe: Recipe) -> str:
+    if recipe.objective == "dino":
         return ""
-    terse = f"the first {recipe['terse_epochs']} of {recipe['epochs']} epochs"
-    return (
-        f", a new caption for each picture in each epoch;\n  a quarter of the captions are terse in {terse}, none later"
-    )
+    epochs = f"of {recipe.epochs} epochs"
+    if recipe.mention is None:
+        told = f"a quarter of the captions are terse in the first {recipe.terse_epochs} {epochs}, none later"
+    else:
+        told = f"the kind alone is named in the first {recipe.kind_epochs} {epochs}, each nuisance with rate "
+        told += f"{recipe.mention} later"
+    return f", a new caption for each picture in each epoch;\n  {told}"

@@ -10,6 +10,8 @@ import numpy as np
 import open_clip
 import pandas as pd
 import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.preprocessing import OneHotEncoder, normalize
 
 from crossgap_lib.datasets import world
 from crossgap_lib.errors import CrossgapError
@@ -20,9 +22,15 @@ from crossgap_lib.progress import bar
 from crossgap_lib.store import whole
 
 
+def clocks() -> np.ndarray:
+    """(2,) seconds: of the wall clock, and of what this process's threads computed, fewer where others compute, too."""
+    return np.array([time.monotonic(), time.process_time()])
+
+
 def training_set(recipe: Recipe) -> tuple[np.ndarray, pd.DataFrame]:
     """(n, 48, 48, 3) uint8, the first n training pictures of the world, and their factors."""
-    data = world.world_dataset("all/train", n=recipe.pictures, seed=recipe.seed, strength=recipe.strength)
+    facts = {"seed": recipe.seed, "strength": recipe.strength, "mention": recipe.rates}
+    data = world.world_dataset(f"{recipe.data}/train", n=recipe.pictures, **facts)
     pictures = np.empty((len(data), world.SIZE, world.SIZE, 3), np.uint8)
     for k in bar(range(len(data)), desc="drawing", unit="picture"):
         pictures[k] = np.asarray(data.load(k))
@@ -52,23 +60,23 @@ class Checkpoint:
     def __init__(self, folder: Path, recipe: Recipe):
         self.path, self.recipe = folder / "checkpoint.pt", recipe
 
-    def save(self, objective: Objective, optimizer: torch.optim.Optimizer, epoch: int, seconds: float) -> None:
+    def save(self, objective: Objective, optimizer: torch.optim.Optimizer, epoch: int, seconds: np.ndarray) -> None:
         state = {"objective": objective.state_dict(), "optimizer": optimizer.state_dict()}
         with whole(self.path) as part:
-            torch.save({**state, "epoch": epoch, "seconds": seconds, "recipe": asdict(self.recipe)}, part)
+            torch.save({**state, "epoch": epoch, "seconds": seconds.tolist(), "recipe": asdict(self.recipe)}, part)
 
-    def restore(self, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-        """(epochs done, seconds spent); (0, 0.0) where there is nothing to resume."""
+    def restore(self, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[int, np.ndarray]:
+        """(epochs done, seconds spent as ``clocks`` has them); zeros where there is nothing to resume."""
         for unfinished in self.path.parent.glob(f".{self.path.stem}.*"):  # of a process that was killed
             unfinished.unlink()
         if not self.path.exists():
-            return 0, 0.0
+            return 0, np.zeros(2)
         state = torch.load(self.path, weights_only=True, map_location="cpu")
-        if state["recipe"] != asdict(self.recipe):
+        if not self.recipe.is_kept_as(state["recipe"]):
             raise CrossgapError(f"{self.path} belongs to another recipe; remove it, or name another --out.")
         objective.load_state_dict(state["objective"])
         optimizer.load_state_dict(state["optimizer"])
-        return state["epoch"], state["seconds"]
+        return state["epoch"], np.array(state["seconds"])
 
 
 def train(
@@ -77,40 +85,65 @@ def train(
     *,
     device: str = "cpu",
     after_epoch: Callable[[int, Objective], None] | None = None,
-) -> tuple[torch.nn.Module, float]:
-    """Trains to the end, resuming where a run was cut off; returns the encoder to ship and the seconds of training."""
-    write_skeleton(run_folder, recipe.objective)
+) -> tuple[torch.nn.Module, np.ndarray]:
+    """Trains to the end, resuming where a run was cut off; returns the encoder to ship and its seconds (``clocks``)."""
+    write_skeleton(run_folder, recipe)
     objective = make_objective(recipe, run_folder).to(device)
     optimizer, checkpoint = _optimizer(objective, recipe), Checkpoint(run_folder, recipe)
     done, seconds = checkpoint.restore(objective, optimizer)
+    started = clocks()
     if done < recipe.epochs:
         pictures, factors = training_set(recipe)
     for epoch in range(done, recipe.epochs):
-        started = time.monotonic()
-        ids = _epoch_captions(factors, run_folder, recipe, epoch)
-        _train_epoch(objective, optimizer, pictures, ids, recipe, epoch, device)
-        seconds += time.monotonic() - started
+        captions = _epoch_captions(factors, run_folder, recipe, epoch)
+        _train_epoch(objective, optimizer, pictures, captions, recipe, epoch, device)
+        seconds, started = seconds + clocks() - started, clocks()
         checkpoint.save(objective, optimizer, epoch + 1, seconds)
         if after_epoch:
             after_epoch(epoch, objective)
     return objective.shipped(), seconds
 
 
-def _epoch_captions(factors: pd.DataFrame, folder: Path, recipe: Recipe, epoch: int) -> torch.Tensor:
-    """Token ids (n, context) of a fresh caption for each picture: what is mentioned changes from epoch to epoch."""
+def _epoch_captions(
+    factors: pd.DataFrame, folder: Path, recipe: Recipe, epoch: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids (n, context) and ``_meanings`` of a fresh caption for each picture.
+
+    What is mentioned changes from epoch to epoch.
+    """
     if recipe.objective == "dino":
-        return torch.empty(len(factors), 0, dtype=torch.long)  # it reads none
+        return torch.empty(len(factors), 0, dtype=torch.long), torch.empty(len(factors), 0)  # it reads none
     rng = np.random.default_rng([recipe.seed, epoch])
-    mention = world.MENTION if epoch < recipe.terse_epochs else world.MENTION | {"terse": 0.0}
+    mention = recipe.rates_in(epoch)
     rows = (world.Factors(**row) for row in factors.to_dict("records"))
-    return open_clip.get_tokenizer(f"local-dir:{folder}")([world.caption(row, rng, mention) for row in rows])
+    captions = [world.caption(row, rng, mention) for row in rows]
+    ids = open_clip.get_tokenizer(f"local-dir:{folder}")(captions)
+    return ids, _meanings(captions, factors, recipe)
+
+
+def _meanings(captions: list[str], factors: pd.DataFrame, recipe: Recipe) -> torch.Tensor:
+    """What captions mean, for AlignCLIP: (n, words) of unit norm, whose cosines say how alike they are.
+
+    The paper has a frozen sentence encoder for it. Here it is TF-IDF, which knows every word of these captions, or the
+    known factors, whether captions name them or not: the cosine is then the share of the ten that two pictures have in
+    common. Tilt, blur and noise count as two values each: beyond the bound at which captions speak of them, or not.
+    """
+    if recipe.objective != "align":
+        return torch.empty(len(captions), 0)
+    if recipe.meaning == "tfidf":
+        rows = TfidfVectorizer().fit_transform(captions)
+    else:
+        beyond = {name: factors[name].abs() > bound for name, bound in world.SAID_FROM.items()}
+        told = factors.assign(**beyond).drop(columns="noise_seed")
+        rows = normalize(OneHotEncoder().fit_transform(told))
+    return torch.from_numpy(rows.toarray()).float()
 
 
 def _train_epoch(
     objective: Objective,
     optimizer: torch.optim.Optimizer,
     pictures: np.ndarray,
-    ids: torch.Tensor,
+    captions: tuple[torch.Tensor, torch.Tensor],
     recipe: Recipe,
     epoch: int,
     device: str,
@@ -123,7 +156,8 @@ def _train_epoch(
         rows = order[k * recipe.batch : (k + 1) * recipe.batch]
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(recipe, first + k, recipe.steps)
-        loss = objective.loss(Batch(views.pixels(pictures[rows], device), ids[rows].to(device), rng))
+        read = (part[rows].to(device) for part in captions)
+        loss = objective.loss(Batch(views.pixels(pictures[rows], device), *read, rng))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(objective.parameters(), 1.0)

@@ -1,6 +1,9 @@
 """What each mini minimises. An objective owns the encoder, the heads and teacher it needs, and the loss of a batch.
 
 * clip: softmax cross-entropy over image-text pairs (Radford et al. 2021), open_clip's ``ClipLoss``.
+* align: AlignCLIP (Eslami and de Melo 2025): clip with both directions summed, where open_clip takes their mean, plus
+  its separation within a modality, with weight 0.5. The paper's model also shares the transformer, which is up to the
+  recipe (``shared``); clip with a shared transformer is the paper's SharedCLIP.
 * siglip: a sigmoid for every pair (Zhai et al. 2023), open_clip's ``SigLipLoss``; scale and bias are learned.
 * slip: clip, plus SimCLR between two strong views (Mu et al. 2022), with weight 1.
 * siglip2: siglip, plus the local-to-global self-distillation of SigLIP 2 (Tschannen et al. 2025): a teacher,
@@ -30,6 +33,7 @@ from crossgap_lib.pretrain.recipes import Recipe
 
 _SIGLIP_BIAS = -10.0  # where SigLIP's begins
 _SIMCLR_TEMPERATURE = 0.1
+_SEPARATION = 0.5  # weight of AlignCLIP's separation
 _LOCALS, _LOCAL_SIDE = 2, world.SIZE // 2  # small crops of each picture, and their pixels
 # Shares of the area. A tenth of a picture is often mere background, and DINO has no captions that ask for more.
 _SIMCLR_AREA, _SIGLIP2_LOCAL, _DINO_GLOBAL, _DINO_LOCAL = (0.3, 1.0), (0.1, 0.4), (0.4, 1.0), (0.2, 0.5)
@@ -44,6 +48,7 @@ _SINKHORN_TEMPERATURE, _SINKHORN_ROUNDS = 0.05, 3
 class Batch:
     pixels: Tensor  # (b, 3, h, w) in [0, 1]
     ids: Tensor  # (b, context) token ids
+    meanings: Tensor  # (b, words) of unit norm, whose cosines say how alike captions are; (b, 0) but for align
     rng: np.random.Generator  # of the views
 
 
@@ -56,6 +61,21 @@ def simclr_loss(first: Tensor, second: Tensor, temperature: float = _SIMCLR_TEMP
     logits = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
     partner = torch.arange(len(z), device=z.device).roll(len(first))
     return F.cross_entropy(logits, partner)
+
+
+def separation_loss(features: Tensor, paired: Tensor, unlike: Tensor, scale: Tensor) -> Tensor:
+    """AlignCLIP's separation within a modality: a sample picks its partner among the others of its own modality.
+
+    Another sample counts as a rival in proportion to how much its caption differs.
+
+    Args:
+        features: (b, d) of one modality, of unit norm.
+        paired: (b,) cosine of each with its partner in the other modality.
+        unlike: (b, b) 1 - cosine of what captions mean; its diagonal is not looked at.
+        scale: the logit scale.
+    """
+    logits = (features @ features.T * unlike).diagonal_scatter(paired)
+    return F.cross_entropy(scale * logits, torch.arange(len(features), device=features.device))
 
 
 def distillation_loss(student: list[Tensor], targets: list[Tensor], same: int = 0) -> Tensor:
@@ -90,16 +110,16 @@ def koleo_loss(features: Tensor) -> Tensor:
 # ---------------------------------------------------------------- parts
 
 
-def _mlp(inner: int, out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(files.WIDTH, inner), nn.GELU(), nn.Linear(inner, out))
+def _mlp(width: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, out))
 
 
 class PrototypeHead(nn.Module):
     """DINO's head: an MLP, unit norm, then cosines with prototypes of unit norm."""
 
-    def __init__(self):
+    def __init__(self, width: int):
         super().__init__()
-        self.mlp, self.prototypes = _mlp(_HIDDEN, files.WIDTH), nn.Parameter(torch.randn(_PROTOTYPES, files.WIDTH))
+        self.mlp, self.prototypes = _mlp(width, width), nn.Parameter(torch.randn(_PROTOTYPES, width))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.normalize(self.mlp(x), dim=-1) @ F.normalize(self.prototypes, dim=-1).T  # (b, prototypes)
@@ -159,7 +179,7 @@ class Objective(nn.Module):
 
 
 class ImageText(Objective):
-    """clip and siglip."""
+    """clip and siglip, with towers of their own or shared ones."""
 
     def __init__(self, net: nn.Module, recipe: Recipe, pair_loss: Callable[..., Tensor]):
         super().__init__()
@@ -167,12 +187,32 @@ class ImageText(Objective):
         net.logit_scale.data.fill_(math.log(recipe.logit_scale))
         net.logit_scale.requires_grad_(recipe.learned_scale)
 
+    def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Of the pictures, a little shifted, and of their captions: (b, d) each, of unit norm."""
+        pictures = views.normalised(views.shifted(batch.pixels, batch.rng))
+        images, texts = image_features(self.net, pictures), text_features(self.net, batch.ids)
+        return F.normalize(images, dim=-1), F.normalize(texts, dim=-1)
+
     def loss(self, batch: Batch) -> Tensor:
-        images = views.normalised(views.shifted(batch.pixels, batch.rng))
-        pairs = [image_features(self.net, images), text_features(self.net, batch.ids)]
         scale, bias = self.net.logit_scale.exp(), self.net.logit_bias
         rest = [scale] if bias is None else [scale, bias]  # siglip has a bias
-        return self.pair_loss(*(F.normalize(x, dim=-1) for x in pairs), *rest)
+        return self.pair_loss(*self.features(batch), *rest)
+
+
+class Align(ImageText):
+    """AlignCLIP's loss: pairs, and the separation of images, or of images and of texts."""
+
+    def __init__(self, net: nn.Module, recipe: Recipe, pair_loss: Callable[..., Tensor]):
+        super().__init__(net, recipe, pair_loss)
+        self.separate = recipe.separate
+
+    def loss(self, batch: Batch) -> Tensor:
+        images, texts = self.features(batch)
+        scale, paired = self.net.logit_scale.exp(), (images * texts).sum(dim=-1)
+        unlike = 1 - batch.meanings @ batch.meanings.T  # (b, b)
+        separated = (images, texts) if self.separate == "both" else (images,)
+        apart = sum(separation_loss(features, paired, unlike, scale) for features in separated)
+        return 2 * self.pair_loss(images, texts, scale) + _SEPARATION * apart
 
 
 class Slip(ImageText):
@@ -180,7 +220,7 @@ class Slip(ImageText):
 
     def __init__(self, net: nn.Module, recipe: Recipe, pair_loss: Callable[..., Tensor]):
         super().__init__(net, recipe, pair_loss)
-        self.head = _mlp(_HIDDEN, files.WIDTH)
+        self.head = _mlp(recipe.width, recipe.width)
 
     def loss(self, batch: Batch) -> Tensor:
         first, second = (self.head(pooled(self.net.visual, _strong(batch, _SIMCLR_AREA))) for _ in range(2))
@@ -192,7 +232,7 @@ class Siglip2(ImageText):
 
     def __init__(self, net: nn.Module, recipe: Recipe, pair_loss: Callable[..., Tensor]):
         super().__init__(net, recipe, pair_loss)
-        self.head = PrototypeHead()
+        self.head = PrototypeHead(recipe.width)
         self.teacher, self.centre = Teacher(self._student()), Centre()
 
     def _student(self) -> nn.ModuleList:
@@ -213,9 +253,9 @@ class Siglip2(ImageText):
 class Dino(Objective):
     """Two large and two small views; the student sees all, the teacher the large ones."""
 
-    def __init__(self, net: nn.Module):
+    def __init__(self, net: nn.Module, recipe: Recipe):
         super().__init__()
-        self.net, self.head = net, PrototypeHead()
+        self.net, self.head = net, PrototypeHead(recipe.width)
         self.teacher = Teacher(self._student())
 
     def _student(self) -> nn.ModuleList:
@@ -239,27 +279,30 @@ class Dino(Objective):
         return self.teacher.module[0]
 
 
-OBJECTIVES = ("clip", "siglip", "slip", "siglip2", "dino")
-_IMAGE_TEXT = {"clip": (ImageText, ClipLoss), "slip": (Slip, ClipLoss)} | {
+OBJECTIVES = ("clip", "align", "siglip", "slip", "siglip2", "dino")
+_IMAGE_TEXT = {
+    "clip": (ImageText, ClipLoss),
+    "align": (Align, ClipLoss),
+    "slip": (Slip, ClipLoss),
     "siglip": (ImageText, SigLipLoss),
     "siglip2": (Siglip2, SigLipLoss),
 }
 
 
-def write_skeleton(folder: Path, objective: str) -> None:
+def write_skeleton(folder: Path, recipe: Recipe) -> None:
     """The files beside the weights, as the objective needs them."""
-    if objective == "dino":
-        files.write_timm(folder)
+    if recipe.objective == "dino":
+        files.write_timm(folder, recipe)
     else:
-        files.write_open_clip(folder, logit_bias=_SIGLIP_BIAS if objective.startswith("siglip") else None)
+        bias = _SIGLIP_BIAS if recipe.objective.startswith("siglip") else None
+        files.write_open_clip(folder, recipe, logit_bias=bias)
 
 
 def make_objective(recipe: Recipe, folder: Path) -> Objective:
     """The recipe's objective around a new encoder; ``folder`` holds the skeleton. Heads are drawn from the seed too."""
-    net = files.new_timm(recipe.seed) if recipe.objective == "dino" else files.new_open_clip(folder, recipe.seed)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed + 1)
         if recipe.objective == "dino":
-            return Dino(net)
+            return Dino(files.new_timm(recipe), recipe)
         kind, pair_loss = _IMAGE_TEXT[recipe.objective]
-        return kind(net, recipe, pair_loss())
+        return kind(files.new_open_clip(folder, recipe.seed, shared=recipe.shared), recipe, pair_loss())

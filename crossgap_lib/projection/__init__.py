@@ -3,16 +3,3 @@
 from crossgap_lib.projection.adapters import Adapter, train_adapter
 from crossgap_lib.projection.linear import PUBLISHED_BANDS, IsoClip, Projection, centre, isoclip, mix, pca_of_prompts
 from crossgap_lib.projection.tuning import tune_projections
-
-__all__ = [
-    "PUBLISHED_BANDS",
-    "Adapter",
-    "IsoClip",
-    "Projection",
-    "centre",
-    "isoclip",
-    "mix",
-    "pca_of_prompts",
-    "train_adapter",
-    "tune_projections",
-]

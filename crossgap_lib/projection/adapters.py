@@ -1,8 +1,8 @@
 """Linear adapters: one linear layer from images to texts, or back, trained on pairs (Cross the Gap, App. G, Table A6).
 
-The paper trains with a cosine loss and, after Patel et al. 2024, a CLIP-style contrastive one, and gives neither their
-weights nor the optimiser's settings; those here are this project's own. It trains on 595 000 pairs. Unlike OTI and OVI
-an adapter needs pairs, but then costs one matrix product a query.
+The paper trains on 595 000 pairs with a cosine loss and, after Patel et al. 2024, a contrastive one like CLIP's. It
+gives neither their weights nor the optimiser's settings; those here are this project's own. Unlike OTI and OVI an
+adapter needs pairs, but once trained it costs one matrix product a query.
 """
 
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 
-_SCALE = 100.0  # of the contrastive logits, as pre-trained CLIP ends
+_SCALE = 100.0  # of the contrastive logits, which is where CLIP's own training ends
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ def train_adapter(
     Args:
         source: (n, d_in).
         target: (n, d_out).
-        held_out: share of the pairs that only choose the epoch, at least one pair.
+        held_out: share of the pairs, at least one, that are not trained on but choose the epoch.
 
     Raises:
         CrossgapError: fewer than 8 pairs, other numbers of rows, or settings out of range.
@@ -123,7 +123,7 @@ def _mapped(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _loss(mapped: Tensor, target: Tensor, cosine: float, contrastive: float) -> Tensor:
-    """Unit rows (n, d) against the rows they belong to."""
+    """The loss of unit rows (n, d) against the rows of ``target`` that they belong to."""
     logits, pairs = _SCALE * mapped @ target.T, torch.arange(len(target))
     softmax = (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
     return cosine * (1 - (mapped * target).sum(dim=1)).mean() + contrastive * softmax

@@ -22,7 +22,7 @@ from crossgap_lib.models.projectors import Projector
 if TYPE_CHECKING:
     from crossgap_lib.models.encoder import DualEncoder
 
-_RANK_TOLERANCE = 1e-5  # of the largest singular value: float32 features hold no more
+_RANK_TOLERANCE = 1e-5  # smaller singular values, relative to the largest, are rounding errors of float32 features
 _EXACT = 1e-10  # the same for weights, whose product is taken in float64
 
 
@@ -55,7 +55,7 @@ class Projection:
         return _of_unit_norm(x, self.project(x.features, mean_adjusted=mean_adjusted), "The projection")
 
     def project(self, features: Tensor, *, mean_adjusted: bool = False) -> Tensor:
-        """(n, d) -> (n, d), the norm as it comes out.
+        """(n, d) -> (n, d), not normalised.
 
         Raises:
             CrossgapError: another width.
@@ -70,7 +70,7 @@ class Projection:
 
 
 def _of_unit_norm(x: Embeddings, features: Tensor, what: str) -> Embeddings:
-    """``x`` with other features, whose norms are taken; refuses those of which nothing is left."""
+    """``x`` with other features, normalised; refuses any that is zero, since it has no direction."""
     if (features.norm(dim=1) < 1e-6).any():
         raise CrossgapError(f"{what} leaves nothing of at least one embedding: its norm is 0.")
     return replace(x, features=F.normalize(features, dim=1))
@@ -118,19 +118,19 @@ _SHARES = {"image": (150 / 512, 50 / 512), "text": (20 / 512, 100 / 512)}  # oth
 
 @dataclass(frozen=True, eq=False)
 class IsoClip:
-    """Psi = W_i^T W_t = U S V^T, the operator by which images and texts meet, and maps onto a band of it.
+    """Psi = W_i^T W_t = U S V^T, by which images and texts are compared, and the maps onto a band of its directions.
 
-    With h an image feature before its projection W_i, the cosine to a text is h^T Psi h_t up to norms; W_i U_k U_k^T h
-    keeps of the image what the directions k of Psi see. For texts: W_t V_k V_k^T h.
+    With h an image feature before its projection W_i and h_t a text's, their cosine is h^T Psi h_t up to norms. So
+    W_i U_k U_k^T h keeps that part of the image which the directions k of Psi compare. For texts: W_t V_k V_k^T h.
 
     Attributes:
         projectors: "image" and "text", W_i (d, width_i) and W_t (d, width_t) with their biases.
         directions: "image" U (width_i, r) and "text" V (width_t, r), orthonormal columns.
         spectrum: (r,) S, largest first; r is the rank of Psi.
-        model: whose these are.
+        model: the name of the model.
 
-    With the whole band kept, features are the native ones, as long as r is the rank of their own projection (it is for
-    CLIP; an encoder narrower than the other one's projection limits r).
+    With the whole band kept, features are the native ones where r is the rank of their own projection. It is for CLIP;
+    it is not where the other encoder is narrower than this one's projection.
     """
 
     projectors: dict[str, Projector]

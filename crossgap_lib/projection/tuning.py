@@ -1,4 +1,4 @@
-"""CLIP's last projections trained on at another temperature (Cross the Gap, Sec. 5.6 and App. A, "CLIP fine-tuning").
+"""CLIP's last projections trained on, at another temperature (Cross the Gap, Sec. 5.6 and App. A, "CLIP fine-tuning").
 
 The paper fine-tunes CLIP ViT-B/32 on COCO at temperature 1, which closes the gap, and at 0.01 as a reference: the final
 projections alone, AdamW, 30 000 steps of 512 pairs. Both towers are frozen, so each pair is encoded once, up to its

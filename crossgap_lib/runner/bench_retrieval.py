@@ -1,7 +1,7 @@
-"""``crossgap bench retrieval``: streamed, exact retrieval against the textbook, in one run on one machine.
+"""``crossgap bench retrieval``: exact retrieval from a stored gallery against the textbook, in one run on one machine.
 
 The gallery is a half-precision ``.npy`` on disk, mapped into memory. The textbook takes a query at a time: all
-similarities, argsort, precision at the relevant ranks; it runs for some queries and is extrapolated.
+similarities, argsort, precision at the relevant ranks. It runs for a few queries, and its time is extrapolated to all.
 """
 
 import tempfile
@@ -17,21 +17,20 @@ from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.memory import PeakMemory
 from crossgap_lib.metrics.large import MEMORY, StoredGallery, streamed_retrieval
-from crossgap_lib.runner.bench import gemm_rate, processor
+from crossgap_lib.runner.bench import device_name, gemm_rate
 
 IMAGENET = (50_000, 1_281_167)  # validation pictures, training pictures
 CLASS_SIZE = 1281  # training pictures of a class there
-_CONE, _SPREAD = 1.0, 2.8  # length of the mean all share, and of a picture's own part, beside its class's (1)
 _TEXTBOOK_QUERIES = 32
 _MADE = 16_384  # rows of the gallery made at a time
 
 
 def clusters(labels: np.ndarray, classes: int, d: int, seed: int) -> torch.Tensor:
-    """Unit vectors (n, d) float32 as an encoder might give: a mean that all share, one of the class, one's own part."""
+    """Unit vectors (n, d) float32, like an encoder's: a mean for all, a centre for each class, a longer own part."""
     shared = torch.Generator().manual_seed(0)
     mean, centres = torch.randn(1, d, generator=shared), torch.randn(classes, d, generator=shared)
     own = torch.randn(len(labels), d, generator=torch.Generator().manual_seed(1 + seed))
-    return F.normalize(_CONE * mean + centres[torch.from_numpy(labels)] + _SPREAD * own, dim=1)
+    return F.normalize(mean + centres[torch.from_numpy(labels)] + 2.8 * own, dim=1)
 
 
 def stored(path: Path, n: int, classes: int, d: int) -> StoredGallery:
@@ -64,7 +63,8 @@ def bench(
     """Measures and returns everything that is printed, plain Python ready for JSON.
 
     Args:
-        classes: of the gallery; by default so many that they are as large as ImageNet's.
+        classes: how many there are in the gallery; by default so many that they are as large as ImageNet's.
+        memory: bytes that retrieval may take.
 
     Raises:
         CrossgapError: a number below 1, or too little memory.
@@ -83,31 +83,30 @@ def bench(
 def _measured(asked: Embeddings, source: StoredGallery, device: torch.device, memory: int) -> dict[str, Any]:
     options = {"self_match": "keep", "device": device, "memory": memory}
     streamed_retrieval(asked[:8], source, **options)  # libraries load, the file comes into the system's cache
-    before, start, used = gemm_rate(device, torch.float64), time.perf_counter(), time.process_time()
+    gemm = gemm_rate(device, torch.float64)
     with PeakMemory(device) as peak:
+        start, used = time.perf_counter(), time.process_time()
         found = streamed_retrieval(asked, source, **options)
-    seconds, used = time.perf_counter() - start, time.process_time() - used
-    rate = 2 * len(asked) * len(source) * asked.features.shape[1] / seconds
-    gemm = max(before, gemm_rate(device, torch.float64))
-    threads = torch.get_num_threads()
+        seconds, used = time.perf_counter() - start, time.process_time() - used
+    gemm, threads = max(gemm, gemm_rate(device, torch.float64)), torch.get_num_threads()
+    (n, d), g = asked.features.shape, len(source)
+    flops = 2 * n * g * d
     slow, off = _textbook(asked, source, found.rows, found.ap)
     return {
-        "queries": len(asked), "gallery": len(source), "d": asked.features.shape[1],
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
-        "threads": threads, "torch": torch.__version__,
-        "mean_average_precision": found.means["ap"],
-        "seconds": seconds, "gflops": rate / 1e9, "gemm_gflops": gemm / 1e9,
-        "gemm_share": rate / gemm, "peak_bytes": peak.bytes,
-        # By CPU time all the threads' time counts, and no time in which the machine was in other use.
-        "cpu_seconds": used, "cpu_share": None if device.type == "cuda" else rate / gemm * seconds * threads / used,
+        "queries": n, "gallery": g, "d": d, "device": device_name(device), "threads": threads,
+        "torch": torch.__version__, "mean_average_precision": found.means["ap"], "peak_bytes": peak.bytes,
+        "seconds": seconds, "gflops": flops / seconds / 1e9,
+        "gemm_gflops": gemm / 1e9, "gemm_share": flops / seconds / gemm,
+        # The time of all threads on the CPU, which leaves out what other processes took of the machine.
+        "cpu_seconds": used, "cpu_share": None if device.type == "cuda" else flops * threads / used / gemm,
         "textbook_seconds_a_query": slow, "textbook_queries": min(_TEXTBOOK_QUERIES, len(found)),
-        "ratio": slow * len(asked) / seconds, "difference": off,
-        "imagenet_seconds": seconds / (len(asked) * len(source)) * IMAGENET[0] * IMAGENET[1],
+        "ratio": slow * n / seconds, "difference": off,
+        "imagenet_seconds": seconds / (n * g) * IMAGENET[0] * IMAGENET[1],
     }  # fmt: skip
 
 
 def _textbook(asked: Embeddings, source: StoredGallery, rows: np.ndarray, ap: np.ndarray) -> tuple[float, float]:
-    """Seconds a query, and the largest difference to ``ap`` (n,), of the queries ``rows`` (n,)."""
+    """Seconds a query, and the largest difference to ``ap`` (n,), of some of the queries ``rows`` (n,)."""
     features, labels = source.rows(slice(0, len(source))).numpy(), source.labels
     some = np.linspace(0, len(rows) - 1, min(_TEXTBOOK_QUERIES, len(rows))).astype(int)
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""``crossgap doctor``: what is here, and how the cache is emptied."""
+"""``crossgap doctor``: what this machine has, and how the cache is emptied."""
 
 import os
 import platform
@@ -16,11 +16,11 @@ from crossgap_lib.errors import CrossgapError
 from crossgap_lib.paths import MINIS, cache_dir
 from crossgap_lib.store import NAMED_BY_US, PARTS
 
-_WRITING = 3600  # seconds within which an unfinished file may still be finished
+_WRITING = 3600  # seconds; an unfinished file that is younger may still be written to
 
 
 def findings() -> dict[str, str]:
-    """Topic -> what was found: device, versions, cache, minis, cached weights."""
+    """{topic: what was found}, of device, versions, cache, minis and cached weights."""
     return {
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "CUDA": _cuda(),
@@ -49,7 +49,7 @@ def _cuda() -> str:
 
 
 def _minis() -> list[str]:
-    return sorted(path.name for path in MINIS.glob("mini-*") if any(path.glob("*.safetensors")))
+    return sorted(path.name for path in MINIS.glob("*") if any(path.glob("*.safetensors")))
 
 
 def _cached_weights() -> list[str]:
@@ -59,7 +59,7 @@ def _cached_weights() -> list[str]:
 
 
 def _is_cached(hub_path: str) -> bool:
-    """Whether weights at open_clip's "org/repo/" or "org/repo/file" are here, under any name open_clip takes."""
+    """Whether open_clip's weights "org/repo/" or "org/repo/file" are cached, under any of the names that it takes."""
     repo, _, file = hub_path.rpartition("/")
     names = (file, Path(file).stem + ".safetensors") if file else (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)
     return bool(repo) and any(isinstance(try_to_load_from_cache(repo, name), str) for name in names)
@@ -69,20 +69,20 @@ def _is_cached(hub_path: str) -> bool:
 
 
 def clear_cache() -> list[str]:
-    """Removes the files that crossgap wrote into its cache; links are neither followed nor removed.
+    """Removes the files that crossgap wrote into its cache. Links are neither followed nor removed.
 
     Returns:
-        Sentences on what went, what stays, and why.
+        Sentences on what was removed, what stays, and why.
 
     Raises:
-        CrossgapError: files that can't be removed; all others are gone by then.
+        CrossgapError: some files can't be removed; all others are removed by then.
     """
     stays = {path: _why_it_stays(path) for path in _files(cache_dir())}
     ours = [path for path, reason in stays.items() if reason is None]
     said, failed = [f"Removed from {cache_dir()}: {_amount(ours)}."], []
     for path in ours:
         try:
-            path.unlink(missing_ok=True)  # another process may have been quicker
+            path.unlink(missing_ok=True)  # another process may have removed it
         except OSError as error:
             failed.append(f"{path}: {error.strerror}")
     if failed:
@@ -94,7 +94,7 @@ def clear_cache() -> list[str]:
 
 
 def _why_it_stays(path: Path) -> str | None:
-    """Why a file in the cache is not to be removed; None where it is."""
+    """Why a file in the cache must not be removed; None if it may be."""
     named = NAMED_BY_US.fullmatch(path.name)
     if path.is_symlink():
         return "it is a link"
@@ -106,7 +106,7 @@ def _why_it_stays(path: Path) -> str | None:
 
 
 def _cache() -> str:
-    """Where the cache is, and how much of what is in it."""
+    """Where the cache is, and the size of each part of it."""
     files = list(_files(cache_dir()))
     if not files:
         return f"{cache_dir()} (empty)"
@@ -116,25 +116,25 @@ def _cache() -> str:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Every file and every link below a folder; links are not followed."""
+    """Every file and link below a folder; links are not followed."""
     for here, folders, files in os.walk(folder):
         paths = [Path(here, name) for name in sorted((*folders, *files))]
         yield from (path for path in paths if path.is_symlink() or not path.is_dir())
 
 
 def _part(path: Path) -> str:
-    """Which part of the cache a file belongs to: the name of the folder that crossgap made for it, or "other"."""
+    """The folder of the cache, one of ``PARTS``, that a file lies in, or "other"."""
     folder = path.parent
     return folder.name if folder.parent == cache_dir() and folder.name in PARTS else "other"
 
 
 def _amount(paths: Sequence[Path]) -> str:
-    """\"12.3 MB in 4 files\"."""
+    """The size of some files, as "12.3 MB in 4 files"."""
     return f"{sum(map(_size, paths)) / 1e6:.1f} MB in {len(paths)} file{'' if len(paths) == 1 else 's'}"
 
 
 def _size(path: Path) -> int:
-    """Bytes, of a link itself; 0 where the file has gone meanwhile."""
+    """The size of a file, or of a link itself, in bytes; 0 if it has been removed meanwhile."""
     try:
         return path.lstat().st_size
     except OSError:
@@ -142,7 +142,7 @@ def _size(path: Path) -> int:
 
 
 def _age(path: Path) -> float:
-    """Seconds since the file was last written; infinity where it has gone meanwhile."""
+    """Seconds since a file was last written; infinity if it has been removed meanwhile."""
     try:
         return time.time() - path.lstat().st_mtime
     except OSError:

@@ -1,6 +1,7 @@
-"""``figures/index.html``: one static page of what the notebooks made, for file:// as for a server."""
+"""``figures/index.html``: one static page of what the notebooks made, verdicts first, for file:// as for a server."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from urllib.parse import quote
 
 import mistune
 import nbformat
+import pandas as pd
 from jinja2 import Environment
 from PIL import Image
 
@@ -15,6 +17,7 @@ from crossgap_lib.paths import NOTEBOOKS
 from crossgap_lib.runner.notebooks import list_notebooks
 from crossgap_lib.runner.staleness import read_record
 from crossgap_lib.store import whole
+from crossgap_lib.tasks.claims import VERDICTS, claims_table, count_verdicts, read_claims
 
 # A sentence ends at . ! or ? before a capital, unless the full stop belongs to "App. B", "Fig. 2" or "et al."
 _SENTENCE = re.compile(
@@ -26,11 +29,11 @@ _markdown = mistune.create_markdown(escape=True, plugins=["table", "strikethroug
 
 @dataclass(frozen=True)
 class Figure:
-    """A PNG with what lies beside it; links are relative to the index."""
+    """A figure on the page: a PNG and the files of the same name beside it. Links are relative to the index."""
 
     alt: str
     png: str
-    full: str  # the SVG where there is one
+    full: str  # the SVG, or the PNG if there is none
     csv: str | None
     size: tuple[int, int] | None  # width, height in pixels
 
@@ -45,37 +48,59 @@ class Section:
     record: dict[str, Any]
     figures: list[Figure]
     tables: list[tuple[str, str]]  # CSV files without a figure: name, link
-    seen: str  # HTML: the last cell's words
+    verdicts: str  # HTML: its claims, judged
     executed: str | None
     failed: str | None
 
     @property
     def missing(self) -> bool:
-        """Nothing to show; committed pictures may be there without the run that made them."""
+        """Whether there is nothing to show. Figures may be there without a run, if they were committed."""
         return not (self.executed or self.figures or self.failed)
 
 
 def write_index(out: Path, notebooks: Path) -> Path:
-    """Writes ``out/index.html`` from what is in ``out`` and the notebooks' own titles; returns its path."""
-    sections = [_section(notebook, out) for notebook in list_notebooks(notebooks)]
+    """Writes ``out/index.html`` from what is in ``out`` and the notebooks' own titles, and ``out/claims.csv``, the
+    verdict tables of all notebooks together; returns the page's path."""
+    claims = read_claims(out)
+    if len(claims):
+        with whole(out / "claims.csv") as part:
+            claims.to_csv(part, index=False)
+    sections = [_section(notebook, out, claims) for notebook in list_notebooks(notebooks)]
     page = out / "index.html"
     with whole(page) as part:
-        part.write_text(_PAGE.render(sections=sections), encoding="utf-8")
+        part.write_text(
+            _PAGE.render(sections=sections, board=_board(claims, sections), verdicts=VERDICTS), encoding="utf-8"
+        )
     return page
 
 
-def table_of_contents(notebooks: Path = NOTEBOOKS) -> str:
-    """A Markdown line a notebook: name, linked, and the question it asks."""
-    titles = {path: _title(nbformat.read(path, as_version=4)) for path in list_notebooks(notebooks)}
-    return "\n".join(f"- [`{path.stem}`]({path.name}): {title}" for path, title in titles.items())
+def scoreboard(claims: pd.DataFrame, notebooks: Path = NOTEBOOKS, links: str = "") -> str:
+    """The notebooks as a Markdown table: name, the question it asks, and how many of its claims have which verdict.
+
+    ``links``: where the notebooks lie, seen from the page that shows the table.
+    """
+    counts = count_verdicts(claims)
+    lines = [["notebook", "question", *counts.columns], ["---", "---", *["---:"] * len(counts.columns)]]
+    for path in list_notebooks(notebooks):
+        row = counts.loc[path.stem] if path.stem in counts.index else [0] * len(counts.columns)
+        title = _title(nbformat.read(path, as_version=4)).replace("|", "\\|")
+        lines.append([f"[{path.stem}]({links}{path.name})", title, *(str(n) if n else "" for n in row)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _section(notebook: Path, out: Path) -> Section:
+def _board(claims: pd.DataFrame, sections: Sequence[Section]) -> list[tuple[Section, list[int]]]:
+    """Each section with the numbers of its verdicts; empty where nothing was judged."""
+    counts = count_verdicts(claims)
+    return [(s, counts.loc[s.name].tolist()) for s in sections if s.name in counts.index]
+
+
+def _section(notebook: Path, out: Path, claims: pd.DataFrame) -> Section:
     folder = out / notebook.stem
     executed, failed = folder / notebook.name, out / f"{notebook.stem}.failed.ipynb"
     nb = nbformat.read(executed if executed.is_file() else notebook, as_version=4)
     pictures = sorted(folder.rglob("*.png"))
     tables = [csv for csv in sorted(folder.rglob("*.csv")) if csv.with_suffix(".png") not in pictures]
+    own = claims[claims["notebook"] == notebook.stem]
     return Section(
         name=notebook.stem,
         title=_title(nb) or _words(notebook.stem),
@@ -83,7 +108,7 @@ def _section(notebook: Path, out: Path) -> Section:
         record=read_record(folder),
         figures=[_figure(png, out) for png in pictures],
         tables=[(csv.name, _link(csv, out)) for csv in tables],
-        seen=_seen(nb),
+        verdicts=claims_table(own).to_html() if len(own) else "",
         executed=_link(executed, out) if executed.is_file() else None,
         failed=_link(failed, out) if failed.is_file() else None,
     )
@@ -91,22 +116,23 @@ def _section(notebook: Path, out: Path) -> Section:
 
 def _figure(png: Path, out: Path) -> Figure:
     svg, csv = png.with_suffix(".svg"), png.with_suffix(".csv")
+    size, alt = _size_and_words(png)
     return Figure(
-        alt=_words(png.stem),
+        alt=alt or _words(png.stem),
         png=_link(png, out),
         full=_link(svg if svg.is_file() else png, out),
         csv=_link(csv, out) if csv.is_file() else None,
-        size=_size(png),
+        size=size,
     )
 
 
-def _size(png: Path) -> tuple[int, int] | None:
-    """Told to the browser, so that the page does not jump while pictures load."""
+def _size_and_words(png: Path) -> tuple[tuple[int, int] | None, str]:
+    """The size, told to the browser so that the page does not jump while pictures load, and what the picture shows."""
     try:
         with Image.open(png) as picture:
-            return picture.size
+            return picture.size, picture.info.get("Description", "")
     except OSError:  # a broken picture is no reason to lose the index
-        return None
+        return None, ""
 
 
 def _words(stem: str) -> str:
@@ -138,22 +164,6 @@ def _lead(nb: nbformat.NotebookNode) -> str:
     return _markdown(_SENTENCE.split(_LINK.sub(r"\1", first), maxsplit=1)[0])
 
 
-def _seen(nb: nbformat.NotebookNode) -> str:
-    """What the last code cell displays, if that is words: Markdown, else text."""
-    code = [cell for cell in nb.cells if cell.cell_type == "code"]
-    shown = [_output_words(output) for output in code[-1].outputs] if code else []
-    return _markdown("\n\n".join(filter(None, shown)))
-
-
-def _output_words(output: nbformat.NotebookNode) -> str:
-    if output.output_type == "stream":
-        return output.text if output.name == "stdout" else ""
-    data = output.get("data", {})
-    if set(data) == {"text/plain"}:
-        return data["text/plain"]
-    return data.get("text/markdown", "")
-
-
 # ---------------------------------------------------------------- the page
 
 _PAGE = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
@@ -175,7 +185,7 @@ body { margin: 0 auto; max-width: 78rem; padding: 2.5rem 1.25rem 5rem; backgroun
   font: 1rem/1.6 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 1.25rem; }
 h2 { font-size: 1.4rem; line-height: 1.3; margin: 0; }
-p, .seen, nav { max-width: 46rem; }
+p, nav { max-width: 46rem; }
 a { color: var(--link); }
 nav ol { list-style: none; margin: 0; padding: 0; }
 nav li { padding: .2rem 0; }
@@ -184,8 +194,8 @@ nav .number { font-variant-numeric: tabular-nums; margin-right: .5rem; }
 section { border-top: 1px solid var(--line); margin-top: 3rem; padding-top: 2rem; }
 .facts { margin: .35rem 0 0; }
 .warn { color: var(--warn); }
-.seen { border-left: 3px solid var(--line); padding-left: 1rem; margin: 1.25rem 0; }
-.seen h1, .seen h2, .seen h3 { font-size: 1rem; margin: 0; }
+.verdicts, .board { margin: 1.25rem 0; font-size: .875rem; }
+.board td + td, .board th + th { text-align: right; }
 .figures { display: grid; gap: 1.75rem; margin-top: 1.5rem; }
 figure { margin: 0; min-width: 0; }
 figure a.picture { display: block; width: fit-content; max-width: 100%; box-sizing: border-box; background: #fff;
@@ -209,6 +219,15 @@ code { font-size: .9em; }
 </ol>
 </nav>
 <main>
+{% if board %}
+<table class="board">
+<caption>What the papers claim, and what was seen here (<a href="claims.csv">all claims</a>)</caption>
+<tr><th>notebook</th>{% for verdict in verdicts %}<th>{{ verdict }}</th>{% endfor %}</tr>
+{% for s, counts in board %}
+<tr><td><a href="#{{ s.name }}">{{ s.title }}</a></td>{% for n in counts %}<td>{{ n or "" }}</td>{% endfor %}</tr>
+{% endfor %}
+</table>
+{% endif %}
 {% for s in sections %}
 <section id="{{ s.name }}" aria-labelledby="{{ s.name }}-title">
 <h2 id="{{ s.name }}-title">{{ s.title }}</h2>
@@ -228,7 +247,7 @@ Not run yet: <code>crossgap figures --only {{ s.name[:2] }}</code> makes its fig
 <a href="{{ s.failed }}">The notebook with its error</a></p>
 {% endif %}
 {{ s.lead | safe }}
-{% if s.seen and s.executed %}<div class="seen">{{ s.seen | safe }}</div>{% endif %}
+{% if s.verdicts %}<div class="verdicts">{{ s.verdicts | safe }}</div>{% endif %}
 {% if s.figures %}
 <div class="figures">
 {% for f in s.figures %}

@@ -1,4 +1,4 @@
-"""What figures were made from: a record beside them says whether a notebook is stale."""
+"""Is a notebook stale? A record beside its figures says what they were made from."""
 
 import json
 import os
@@ -14,18 +14,18 @@ from crossgap_lib.paths import DATA, MINIS, ROOT
 from crossgap_lib.store import content_digest, digest
 
 PACKAGE = ROOT / "crossgap_lib"
-RECORD = ".run.json"  # in each notebook's folder: what the figures were made from
+RECORD = ".run.json"  # the record's name, in each notebook's folder of figures
 _FOLDERS = re.compile(r"(?<![^\s:,;=('\"\[])/(?:[^/:,;]+/)*")  # the folders of an absolute path, anywhere in a spec
 
 
 def is_fresh(folder: Path, key: str) -> bool:
-    """Whether ``folder`` was made from what ``key`` stands for, and nothing of it is missing."""
+    """Whether ``folder`` was made from what ``key`` (``run_key``) stands for, and all its files are there."""
     record = read_record(folder)
     return record.get("key") == key and all((folder / name).is_file() for name in record["files"])
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What ``folder`` was made from: key, files, finished (UTC), seconds, parameters; {} where nothing says so."""
+    """The record of ``folder``: key, files, finished (UTC), seconds, parameters; {} if there is none to be read."""
     try:
         return json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -33,7 +33,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def write_record(folder: Path, key: str, values: Mapping[str, Any], seconds: float) -> None:
-    """Notes beside the figures what they were made from; of paths in the parameters, the last part alone."""
+    """Writes the record of ``folder``. Of an absolute path in the parameters it holds the last part alone."""
     record = {
         "key": key,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -45,7 +45,11 @@ def write_record(folder: Path, key: str, values: Mapping[str, Any], seconds: flo
 
 
 def run_key(notebook: Path, values: Mapping[str, Any], cwd: Path) -> str:
-    """Changes with the notebook's cells, the library, the parameters, the files they name and the papers' tables."""
+    """A digest of all that the figures depend on.
+
+    That is the notebook's cells, the library, the parameters and the files that they name (looked up from ``cwd``), and
+    the papers' published numbers.
+    """
     return digest(_facts(notebook, values, cwd))
 
 
@@ -53,7 +57,7 @@ def _facts(notebook: Path, values: Mapping[str, Any], cwd: Path) -> Iterator[obj
     for cell in nbformat.read(notebook, as_version=4).cells:
         yield cell.cell_type, cell.source, cell.metadata.get("tags", [])
     yield sorted(values.items())
-    yield from _contents(PACKAGE, ".py")
+    yield from _contents(PACKAGE, ".py", ".toml")
     yield from _contents(DATA / "published")
     for text in _texts(values.values()):
         yield from _input_files(text, cwd)
@@ -68,8 +72,8 @@ def _texts(values: Iterable[Any]) -> Iterator[str]:
 
 
 def _input_files(text: str, cwd: Path) -> Iterator[object]:
-    """What is in the files that a parameter names: "mini-clip", "features.npz", "ViT-B-32,PATH", "folder:PATH"."""
-    for mini in re.findall(r"mini-[\w-]+", text):
+    """Facts of the files that a parameter names, as "mini-clip", "features.npz", "ViT-B-32,PATH" or "folder:PATH"."""
+    for mini in re.findall(r"(?:mini|nano)-[\w-]+", text):
         yield from _contents(MINIS / mini)
     if os.path.isfile(bare := _resolve(text, cwd)):
         yield content_digest(bare)
@@ -85,22 +89,23 @@ def _resolve(name: str, cwd: Path) -> Path:
 
 
 def _listing(path: Path) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Size and time of every file: photo folders are too large to be read for this."""
+    """(path, (size, time)) of every file of a data set, which is too large for a digest of its content."""
     if os.path.isfile(path.parent):  # captions:FILE/split
         path = path.parent
     yield from ((file.relative_to(path).as_posix(), _stamp(file)) for file in _files(path))
 
 
 def _files(path: Path) -> list[Path]:
-    """The file itself, or every file below a folder; none where nothing is."""
+    """``path`` itself if it is a file, every file below it if it is a folder, and otherwise none."""
     if os.path.isfile(path):
         return [path]
     return sorted(p for p in path.rglob("*") if p.is_file()) if os.path.isdir(path) else []
 
 
-def _contents(folder: Path, ending: str = "") -> Iterator[tuple[str, str]]:
+def _contents(folder: Path, *endings: str) -> Iterator[tuple[str, str]]:
+    """(path in the folder, digest of the content) of its files, or of those with one of the endings."""
     for path in _files(folder):
-        if path.name.endswith(ending) and "__pycache__" not in path.parts:
+        if path.name.endswith(endings or "") and "__pycache__" not in path.parts:
             yield path.relative_to(folder).as_posix(), content_digest(path)
 
 

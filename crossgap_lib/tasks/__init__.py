@@ -1,22 +1,16 @@
 """The papers' experiments: embeddings in, tables out. No plotting, no optimisation."""
 
 from crossgap_lib.embeddings.embeddings import drawn_rows
-from crossgap_lib.tasks.ablations import (
-    average_precisions,
-    band_sweep,
-    centred_pair,
-    component_sweep,
-    factor_tasks,
-    gains_of,
-    mixing_sweep,
-    pareto_table,
-    retrieval_gains,
-    sign_change,
-    sure_difference,
-    tokenizer_words,
+from crossgap_lib.tasks.along_steps import along_steps, peaks, query_steps, snapshot_steps, step_means
+from crossgap_lib.tasks.claims import Claims, claims_table, count_verdicts, judge, read_claims
+from crossgap_lib.tasks.comparison import (
+    Measured,
+    bold_table,
+    chosen_elsewhere,
+    gain,
+    gain_table,
+    measured,
 )
-from crossgap_lib.tasks.along_steps import along_steps, over_seeds, peaks, snapshot_steps
-from crossgap_lib.tasks.comparison import agreement_sentence, bold_table, gain_table, paired_gain, with_published
 from crossgap_lib.tasks.cones import (
     along_cones,
     cone_places,
@@ -25,11 +19,11 @@ from crossgap_lib.tasks.cones import (
     variant_retrieval,
     variant_similarities,
 )
-from crossgap_lib.tasks.crossed import image_text_methods, recall_table, text_text_methods, zero_shot_methods
 from crossgap_lib.tasks.dogs_vs_cats import (
+    correctly_classified,
     few_shot_prototypes,
     filter_stages,
-    nearest_wrong,
+    neighbours,
     shared_factors,
     stage_measures,
 )
@@ -40,22 +34,23 @@ from crossgap_lib.tasks.few_shot import (
     class_texts,
     few_shot,
     image_only_methods,
+    one_to_one,
     prompt_methods,
     support_alone,
+    with_pca,
 )
 from crossgap_lib.tasks.few_shot_tables import (
-    along_names,
-    compare_pca_gains,
     few_shot_table,
+    pca_gains,
     published_few_shot,
+    published_pca_gains,
+    shot_table,
     stands_for,
-    table_two,
-    through_texts,
 )
 from crossgap_lib.tasks.gap import gap_report, separating_dimensions
 from crossgap_lib.tasks.maps import flat_maps, map_table, point_table, trust_table, walks
-from crossgap_lib.tasks.methods import image_image_methods, method_table, retrieval_and_shots
-from crossgap_lib.tasks.pair_counts import count_by_class, count_by_modality, mean_similarity, overlap
+from crossgap_lib.tasks.methods import image_image_methods, retrieval_and_shots
+from crossgap_lib.tasks.pair_counts import count_by_class, count_by_modality, jackknife, overlap, overlap_of_counts
 from crossgap_lib.tasks.pairs import (
     all_similarities,
     caption_sets,
@@ -63,102 +58,13 @@ from crossgap_lib.tasks.pairs import (
     drawn,
     image_text_pairs,
     images_and_texts,
-    pair_similarities,
     texts_of,
     unpaired_similarities,
     with_captions,
 )
+from crossgap_lib.tasks.precisions import average_precisions, by_task
 from crossgap_lib.tasks.protocol import protocol, protocol_table
-from crossgap_lib.tasks.published import counterpart, paper_data, published
+from crossgap_lib.tasks.published import beside_published, counterpart, published
 from crossgap_lib.tasks.search_sets import queries_and_gallery, texts_to_search
 from crossgap_lib.tasks.shots import FewShotSplit, equal_rows, hold_back, labelled_by
-
-__all__ = [
-    "IMAGE_ONLY",
-    "SUPPORT_ALONE",
-    "WITH_PROMPTS",
-    "FewShotSplit",
-    "agreement_sentence",
-    "all_similarities",
-    "along_cones",
-    "along_names",
-    "along_steps",
-    "average_precisions",
-    "band_sweep",
-    "bold_table",
-    "caption_sets",
-    "centred_pair",
-    "class_prompts",
-    "class_texts",
-    "compare_pca_gains",
-    "component_sweep",
-    "cone_places",
-    "count_by_class",
-    "count_by_modality",
-    "counterpart",
-    "drawn",
-    "drawn_rows",
-    "equal_rows",
-    "factor_tasks",
-    "few_shot",
-    "few_shot_prototypes",
-    "few_shot_table",
-    "filter_stages",
-    "flat_maps",
-    "gain_table",
-    "gains_of",
-    "gap_report",
-    "hold_back",
-    "image_image_methods",
-    "image_only_methods",
-    "image_text_methods",
-    "image_text_pairs",
-    "images_and_texts",
-    "labelled_by",
-    "map_table",
-    "mean_similarity",
-    "method_table",
-    "mixing_sweep",
-    "nearest_wrong",
-    "over_seeds",
-    "overlap",
-    "pair_similarities",
-    "paired_gain",
-    "paper_data",
-    "pareto_table",
-    "peaks",
-    "point_table",
-    "projected_points",
-    "projection_variants",
-    "prompt_methods",
-    "protocol",
-    "protocol_table",
-    "published",
-    "published_few_shot",
-    "queries_and_gallery",
-    "recall_table",
-    "retrieval_and_shots",
-    "retrieval_gains",
-    "separating_dimensions",
-    "shared_factors",
-    "sign_change",
-    "snapshot_steps",
-    "stage_measures",
-    "stands_for",
-    "support_alone",
-    "sure_difference",
-    "table_two",
-    "text_text_methods",
-    "texts_of",
-    "texts_to_search",
-    "through_texts",
-    "tokenizer_words",
-    "trust_table",
-    "unpaired_similarities",
-    "variant_retrieval",
-    "variant_similarities",
-    "walks",
-    "with_captions",
-    "with_published",
-    "zero_shot_methods",
-]
+from crossgap_lib.tasks.words import tokenizer_words

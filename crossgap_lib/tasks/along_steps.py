@@ -1,6 +1,6 @@
 """Inversion along its steps: loss and retrieval of every snapshot (Cross the Gap, Sec. 5.4, Fig. 2)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,45 +10,45 @@ from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion.result import Inversion
 from crossgap_lib.metrics.large import exact_retrieval
-from crossgap_lib.tasks.comparison import in_percent
+from crossgap_lib.tasks.comparison import measured
 
 
-def along_steps(
-    runs: dict[int, Inversion], gallery: Embeddings, *, source: Embeddings | None = None, **options: Any
+def query_steps(
+    runs: Mapping[int, Inversion], gallery: Embeddings, *, source: Embeddings | None = None, **options: Any
 ) -> pd.DataFrame:
-    """Mean loss and retrieval mAP (percent) of every snapshot (Cross the Gap, Fig. 2a and 2b).
+    """Loss and average precision of each query at every snapshot: n, step, id, loss (1 - cos), ap (in [0, 1]).
 
-    ``runs``: number of pseudo-tokens (or -patches) -> inverted queries; the gallery keeps its native features.
-    ``source`` holds what was inverted, where that is not part of the gallery; options are those of
-    ``exact_retrieval``.
-    Columns: n, step, loss (1 - cos to the native feature), mAP, low, high (95 % bootstrap over queries).
+    Queries without a relevant item in the gallery are left out.
+
+    Args:
+        runs: number of pseudo-tokens (or -patches) -> inverted queries.
+        gallery: what is searched; it keeps its native features.
+        source: what was inverted, where that is not part of the gallery.
+        options: those of ``exact_retrieval``.
     """
-    rows = []
+    inverted, parts = gallery if source is None else source, []
     for n, run in runs.items():
-        inverted = gallery if source is None else source
         native = inverted.features[_rows_of(run.ids, inverted.ids)]
         for step in sorted(run.snapshots):
             at = run.at(step)
-            result = exact_retrieval(at, gallery, **options)
-            loss = float((1 - (at.features * native).sum(dim=1)).mean())
-            rows.append((n, step, loss, *in_percent(result)))
+            found = exact_retrieval(at, gallery, **options)
+            loss = (1 - (at.features * native).sum(dim=1)).numpy()[found.rows]  # (n,)
+            parts.append(pd.DataFrame({"n": n, "step": step, "id": at.ids[found.rows], "loss": loss, "ap": found.ap}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def step_means(queries: pd.DataFrame) -> pd.DataFrame:
+    """Mean loss and mAP (percent) of each n and step, from the rows of ``query_steps`` (Cross the Gap, Fig. 2a and 2b).
+
+    Columns: n, step, loss, mAP, low, high (95 % bootstrap over queries).
+    """
+    rows = [(*state, part["loss"].mean(), *measured(part["ap"])[:3]) for state, part in queries.groupby(["n", "step"])]
     return pd.DataFrame(rows, columns=["n", "step", "loss", "mAP", "low", "high"])
 
 
-def over_seeds(
-    runs: Mapping[int, Sequence[Inversion]], gallery: Embeddings, *, last_only: bool = False
-) -> pd.DataFrame:
-    """Loss and mAP (percent) of runs with several seeds: seed, step, loss, mAP.
-
-    ``runs``: seed -> inversions; with ``last_only`` each counts with its last step alone, as the schedule of the
-    accelerated mode asks for.
-    """
-    parts = []
-    for seed, several in runs.items():
-        for run in several:
-            curve = along_steps({seed: run}, gallery).rename(columns={"n": "seed"})
-            parts.append(curve[curve["step"] == run.steps] if last_only else curve)
-    return pd.concat(parts, ignore_index=True)[["seed", "step", "loss", "mAP"]]
+def along_steps(runs: Mapping[int, Inversion], gallery: Embeddings, **how: Any) -> pd.DataFrame:
+    """``step_means`` of ``query_steps``, for those who do not ask which query gained."""
+    return step_means(query_steps(runs, gallery, **how))
 
 
 def _rows_of(ids: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from crossgap_lib import metrics
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.inversion.result import Inversion
 from crossgap_lib.projection.linear import Projection
-from crossgap_lib.tasks.comparison import in_percent, paired_gain
+from crossgap_lib.tasks.comparison import gain, in_percent
 from crossgap_lib.tasks.pairs import all_similarities
 
 ORIGINAL, PROJECTED, ADJUSTED = "original", "projected (Eq. 11)", "mean-adjusted (Eq. 12)"
@@ -95,7 +95,7 @@ def variant_retrieval(variants: Mapping[str, Embeddings], *, seed: int = 0) -> p
     rows, before = [], None
     for name, e in variants.items():
         result = metrics.retrieval(e, e)
-        change = (np.nan,) * 3 if before is None else paired_gain(result.ap, before, seed=seed)
-        rows.append((name, *in_percent(result, "ap", seed), *(100 * v for v in change)))
+        change = (np.nan,) * 3 if before is None else gain(result.ap, before, seed=seed)[:3]
+        rows.append((name, *in_percent(result, "ap", seed), *change))
         before = result.ap
     return pd.DataFrame(rows, columns=["variant", "mAP", "low", "high", "change", "change low", "change high"])

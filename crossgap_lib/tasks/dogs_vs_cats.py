@@ -1,7 +1,6 @@
 """Dogs vs cats: the two filters of Cross the Gap, App. B, and what is left to explain after them."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -48,75 +47,59 @@ def perfectly_ranked(images: Embeddings, prompts: Embeddings) -> np.ndarray:
     return stays
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One stage of the filtering: the pictures left, and whether both classes still hold enough of them."""
-
-    name: str
-    images: Embeddings
-    enough: bool
-    note: str
-
-
-def filter_stages(images: Embeddings, prompts: Embeddings, *, at_least: int = 10) -> list[Stage]:
+def filter_stages(images: Embeddings, prompts: Embeddings) -> dict[str, Embeddings]:
     """All pictures, those correctly classified, and those of them that are perfectly ranked.
 
-    A stage that leaves fewer than ``at_least`` pictures of a class says so, and its measures mean little.
+    A stage that no picture is left for is missing, and so are those after it.
 
     Raises:
         CrossgapError: the pictures carry no labels or class names, or the prompts no labels.
     """
     if images.labels is None or prompts.labels is None or not images.class_names:
         raise CrossgapError("Dogs vs Cats needs labelled pictures with class names, and labelled prompts.")
-    stages, kept = [_stage("all pictures", images, len(images), at_least)], images
-    steps = (("correctly classified", correctly_classified), ("perfectly ranked", perfectly_ranked))
-    for name, keep in steps:
-        mask = keep(kept, prompts)
+    stages = {"all pictures": images}
+    for name, keep in (("correctly classified", correctly_classified), ("perfectly ranked", perfectly_ranked)):
+        mask = keep(images, prompts)
         if not mask.any():
-            stages[-1] = replace(stages[-1], note=f"{stages[-1].note}; {name}: none is left")
             break
-        kept = kept[mask]
-        stages.append(_stage(name, kept, len(images), at_least))
+        stages[name] = images = images[mask]
     return stages
 
 
-def _stage(name: str, images: Embeddings, before: int, at_least: int) -> Stage:
-    counts = np.bincount(images.labels, minlength=len(images.class_names))
-    left = ", ".join(f"{n} {kind}" for n, kind in zip(counts, images.class_names, strict=True))
-    enough = bool(counts.min() >= at_least)
-    warning = "" if enough else f" - too little is left of a class (under {at_least}) to measure anything"
-    return Stage(name, images, enough, f"{name}: {len(images)} of {before} pictures ({left}){warning}")
-
-
-def stage_measures(stages: Sequence[Stage], prompts: Embeddings, *, seed: int = 0) -> pd.DataFrame:
+def stage_measures(
+    stages: Mapping[str, Embeddings], prompts: Embeddings, *, at_least: int = 10, seed: int = 0
+) -> pd.DataFrame:
     """mAP and R-Precision in percent for each stage and query class, with 95 % bootstrap intervals over queries.
 
+    A stage with fewer than ``at_least`` pictures of a class is left out, since its measures would mean little.
     Columns: stage, task ("text-image" or "image-image"), query class, queries, metric, value, low, high. Text-image
     has one query a class, so it has no interval; image-image removes the query itself from its gallery.
     """
     rows = []
-    for stage in (s for s in stages if s.enough):
-        for label, kind in enumerate(stage.images.class_names):
-            for task, queries in (("text-image", prompts), ("image-image", stage.images)):
+    for stage, images in stages.items():
+        if np.bincount(images.labels, minlength=len(images.class_names)).min() < at_least:
+            continue
+        for label, kind in enumerate(images.class_names):
+            for task, queries in (("text-image", prompts), ("image-image", images)):
                 chosen = queries[queries.labels == label]
-                result = metrics.retrieval(chosen, stage.images)
+                result = metrics.retrieval(chosen, images)
                 for name, metric in METRICS.items():
                     value, *interval = in_percent(result, metric, seed)
                     interval = interval if len(chosen) > 1 else (np.nan, np.nan)
-                    rows.append((stage.name, task, kind, len(chosen), name, value, *interval))
+                    rows.append((stage, task, kind, len(chosen), name, value, *interval))
     return pd.DataFrame(rows, columns=["stage", "task", "query class", "queries", "metric", "value", "low", "high"])
 
 
-def _wrong_neighbours(images: Embeddings) -> pd.DataFrame:
-    """For each picture its nearest of another class and of its own, without an (n, n) array.
+def neighbours(images: Embeddings) -> pd.DataFrame:
+    """For each picture its nearest one of another class and its nearest one of its own, without an (n, n) array.
 
-    Columns: wrong, right (rows), wrong_score, right_score, rank_lost (own-class pictures below the wrong one). The only
-    picture of its class has no right one: <NA> and NaN.
+    Columns: query, wrong, right (rows of ``images``), wrong_score, right_score (cosines), rank_lost (how many pictures
+    of the query's class rank below the wrong one). The only picture of its class has no right one: <NA> and NaN.
 
     Raises:
-        CrossgapError: all pictures are of one class.
+        CrossgapError: there are no two classes.
     """
-    if len(np.unique(images.labels)) < 2:
+    if images.labels is None or len(np.unique(images.labels)) < 2:
         raise CrossgapError("Wrong neighbours need pictures of two or more classes.")
     parts = []
     for rows, scores in similarity_blocks(images, images):
@@ -125,6 +108,7 @@ def _wrong_neighbours(images: Embeddings) -> pd.DataFrame:
         wrong, right = np.where(same, -np.inf, scores), np.where(same & ~np.isnan(scores), scores, -np.inf)
         best = wrong.max(axis=1)
         columns = {
+            "query": rows,
             "wrong": wrong.argmax(axis=1),
             "right": right.argmax(axis=1),
             "wrong_score": best,
@@ -138,30 +122,27 @@ def _wrong_neighbours(images: Embeddings) -> pd.DataFrame:
     return table.assign(right=right, right_score=table["right_score"].mask(alone))
 
 
-def nearest_wrong(images: Embeddings, n: int, query_class: int) -> pd.DataFrame:
-    """The n queries of a class whose nearest picture of another class is nearest, each gallery picture used once.
+def shared_factors(images: Embeddings, near: pd.DataFrame, factors: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
+    """Whether each query agrees with its nearest wrong picture in each factor, and how often chance would have it.
 
-    Columns: query, wrong, right (rows of ``images``), wrong_score, right_score (nearest picture of the same class; <NA>
-    and NaN where there is no other), and rank_lost: how many pictures of the same class rank below that wrong one.
+    Args:
+        near: rows of ``neighbours``, one for each row of ``images``.
+        factors: values to compare, a row for each row of ``images`` and a column for each factor.
+
+    Returns:
+        factor -> {"any wrong picture": (n,) the share of all pictures of other classes that agree with the query,
+        "nearest wrong picture": (n,) 1 where it agrees, else 0}.
     """
-    table = _wrong_neighbours(images).rename_axis("query").reset_index()
-    asked = table[images.labels == query_class].sort_values("wrong_score", ascending=False, kind="stable")
-    return asked.drop_duplicates("wrong").head(n).reset_index(drop=True)
-
-
-def shared_factors(images: Embeddings, factors: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
-    """How often a query agrees in each known factor with its nearest wrong neighbour, and with a random wrong picture.
-
-    ``factors``: one row for each row of ``images``; only categorical columns count, the label's own one is left out.
-    Columns: factor, nearest wrong, random pair (shares between 0 and 1).
-    """
-    nearest = _wrong_neighbours(images)["wrong"].to_numpy()
-    rng = np.random.default_rng(seed)
-    drawn = np.array([rng.choice(np.flatnonzero(images.labels != label)) for label in images.labels])
-    columns = [c for c in factors.columns if not pd.api.types.is_numeric_dtype(factors[c]) and c != "kind"]
-    agree = lambda values, other: float((values == values[other]).mean())  # noqa: E731
-    rows = [(c, agree(factors[c].to_numpy(), nearest), agree(factors[c].to_numpy(), drawn)) for c in columns]
-    return pd.DataFrame(rows, columns=["factor", "nearest wrong", "random pair"])
+    shared = {}
+    for name in factors:
+        values = pd.factorize(factors[name])[0]
+        counts = pd.crosstab(images.labels, values)  # (classes, values)
+        elsewhere = counts.sum() - counts  # of each value, among the pictures of all other classes
+        share = elsewhere.div(elsewhere.sum(axis=1), axis=0).stack()  # by (class, value)
+        chance = share.loc[list(zip(images.labels, values, strict=True))]
+        agrees = values == values[near["wrong"]]
+        shared[name] = {"any wrong picture": chance.to_numpy(), "nearest wrong picture": agrees.astype(float)}
+    return shared
 
 
 def few_shot_prototypes(images: Embeddings, shots: int, *, seeds: Iterable[int] = range(20)) -> np.ndarray:

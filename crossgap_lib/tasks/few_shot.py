@@ -45,6 +45,7 @@ class Method:
             SUPPORT_ALONE: methods that read texts, without the zero-shot scores.
         reads: "", "prompts" or "texts": what ``scores`` takes after the queries.
         grid: parameter -> values to choose from, the first best one wins. One value each leaves nothing to choose.
+        zero_shot_projected: the zero-shot scores are those of the projected images, too, where images are projected.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Method:
     setting: str = IMAGE_ONLY
     reads: str = ""
     grid: Mapping[str, Sequence] = field(default_factory=dict)
+    zero_shot_projected: bool = False
 
 
 def image_only_methods(
@@ -74,11 +76,7 @@ def prompt_methods(
     ape_shares: Sequence[float] = (0.75,),
     covariance: str = "empirical-bayes",
 ) -> tuple[Method, ...]:
-    """The methods of Reevaluating, Fig. 6, each with the grid it chooses from.
-
-    Prototype + zero-shot on projected images is the paper's PCA; its released code mixes the two one to one without any
-    choice, which is ``alphas=(1.0,)``.
-    """
+    """The methods of Reevaluating, Fig. 6, each with the grid it chooses from; ``one_to_one`` makes no choice."""
     cache = {"alpha": alphas, "beta": betas}
     return (
         Method("Zero-shot", None, WITH_PROMPTS),
@@ -88,6 +86,19 @@ def prompt_methods(
         Method("Tip-X", classifiers.tip_x, WITH_PROMPTS, "prompts", cache | {"gamma": tip_x_gammas}),
         Method("APE", classifiers.ape, WITH_PROMPTS, "prompts", cache | {"gamma": ape_gammas, "share": ape_shares}),
         Method("CODER", classifiers.coder, WITH_PROMPTS, "texts", cache),
+    )
+
+
+def one_to_one() -> tuple[Method, ...]:
+    """Prototypes and prompts weighed one to one without any choice, in two readings that differ on projected images.
+
+    The paper projects the images that prototypes are compared with. Its released code (``prototype_classify``) takes
+    the zero-shot scores from the projected images as well.
+    """
+    grid = {"alpha": (1.0,)}
+    return (
+        Method("Prototype 1:1", classifiers.prototype, WITH_PROMPTS, grid=grid),
+        Method("Prototype 1:1, as released", classifiers.prototype, WITH_PROMPTS, grid=grid, zero_shot_projected=True),
     )
 
 
@@ -124,33 +135,44 @@ def class_texts(model: "DualEncoder", images: Embeddings, templates: Sequence[st
 # ---------------------------------------------------------------- answers
 
 
+def with_pca(method: str, projected: bool = True) -> str:
+    """The name of a method on projected images, or not, as in the papers' tables: "LDA + PCA", "LDA"."""
+    return f"{method} + PCA" if projected else method
+
+
 @dataclass(frozen=True, eq=False)
 class FewShotRun:
     """Which test pictures each method classified rightly.
 
     Attributes:
-        right: (setting, method, projected, shots) -> bool (seeds, n).
-        choices: what was chosen on validation pictures, a row for each draw: setting, method, projected, shots, seed,
-            validation (accuracy in percent), and the parameters.
+        right: (setting, method, shots) -> bool (seeds, n); a method on projected images is named by ``with_pca``.
+        choices: what was chosen on validation pictures, a row for each draw: setting, method, shots, seed, validation
+            (accuracy in percent), and the parameters.
     """
 
-    right: dict[tuple[str, str, bool, int], np.ndarray]
+    right: dict[tuple[str, str, int], np.ndarray]
     choices: pd.DataFrame
 
-    def share(self, setting: str, method: str, projected: bool, shots: int) -> np.ndarray:
+    @property
+    def methods(self) -> dict[str, list[str]]:
+        """The names of the methods of each setting."""
+        names = dict.fromkeys((setting, name) for setting, name, _ in self.right)
+        return {setting: [name for where, name in names if where == setting] for setting, _ in names}
+
+    def share(self, setting: str, method: str, shots: int) -> np.ndarray:
         """(n,) how often each test picture was classified rightly, over seeds."""
-        return self.right[setting, method, projected, shots].mean(axis=0)
+        return self.right[setting, method, shots].mean(axis=0)
 
 
 @dataclass(frozen=True, eq=False)
 class _Arrays:
-    """One model's features, projected or not, ready for the classifiers; zero-shot scores come from native ones."""
+    """One model's features, projected or not, ready for the classifiers."""
 
     train: np.ndarray
     labels: np.ndarray  # (n,) of the training pictures, 0 .. c - 1
     queries: dict[str, np.ndarray]  # "validation", "test"
     targets: dict[str, np.ndarray]
-    zero_shot: dict[str, np.ndarray]  # (n, c) each; empty without prompts
+    zero_shot: dict[str, tuple[np.ndarray, np.ndarray]]  # (n, c) each: native, projected; empty without prompts
     reads: dict[str, tuple[np.ndarray, ...]]
 
 
@@ -159,12 +181,13 @@ def _arrays(split: FewShotSplit, projection: Projection | None) -> _Arrays:
     asked, prompts = {"validation": split.validation, "test": split.test}, split.prompt_rows()
     texts = prompts if split.texts is None else as_rows(split.texts)
     train = split.train[np.argsort(split.train.ids)]  # so that the draws do not depend on the order of the rows
+    zero_shot = lambda e: tuple(classifiers.zero_shot(rows, prompts) for rows in (as_rows(e), view(e)))  # noqa: E731
     return _Arrays(
         view(train),
         split.targets(train),
         {name: view(e) for name, e in asked.items()},
         {name: split.targets(e) for name, e in asked.items()},
-        {} if prompts is None else {n: classifiers.zero_shot(as_rows(e), prompts) for n, e in asked.items()},
+        {} if prompts is None else {name: zero_shot(e) for name, e in asked.items()},
         {"": (), "prompts": (prompts,), "texts": (texts,)},
     )
 
@@ -179,9 +202,10 @@ def few_shot(
 ) -> FewShotRun:
     """Every method on every draw, natively and, with a ``projection``, on projected images.
 
-    The projection maps images alone: support, validation and test pictures. Prompts, and the zero-shot scores that are
-    added to, stay native. A picture is classified rightly where its class alone has the highest score, so a tie counts
-    as wrong (``metrics.answered_rightly``). The draws depend on seeds and ids, not on the order of the rows.
+    The projection maps images alone: support, validation and test pictures. Prompts stay native, and so do the
+    zero-shot scores that are added to, unless the method says otherwise. A picture is classified rightly where its
+    class alone has the highest score, so a tie counts as wrong (``metrics.answered_rightly``). The draws depend on
+    seeds and ids, not on the order of the rows.
 
     Raises:
         CrossgapError: nothing to run, methods that need prompts where there are none, or too few training pictures of
@@ -206,14 +230,14 @@ def _one_view(
 ) -> tuple[dict, list[dict]]:
     """``FewShotRun.right`` and the rows of its choices; zero-shot alone has nothing to project."""
     methods = [m for m in methods if m.scores or not projected]
-    right, choices = {(m.setting, m.name, projected, k): [] for m, k in product(methods, shots)}, []
+    named = [(m, m.setting, with_pca(m.name, projected)) for m in methods]
+    right, choices = {(setting, name, k): [] for (_, setting, name), k in product(named, shots)}, []
     for k, seed in product(shots, seeds):
         draw = _Draw(arrays, draw_support(arrays.labels, k, seed).ravel())
-        for method in methods:
+        for method, setting, name in named:
             hits, chosen = _answers(method, draw)
-            right[method.setting, method.name, projected, k].append(hits)
-            facts = {"setting": method.setting, "method": method.name, "projected": projected, "shots": k}
-            choices.append(facts | {"seed": seed} | chosen)
+            right[setting, name, k].append(hits)
+            choices.append({"setting": setting, "method": name, "shots": k, "seed": seed} | chosen)
     return {key: np.stack(hits) for key, hits in right.items()}, choices
 
 
@@ -236,7 +260,7 @@ class _Draw:
 
     def hits(self, method: Method, part: str, setting: dict, alpha: float) -> np.ndarray:
         """Which pictures of the part are classified rightly, (n,); ties count as wrong."""
-        base = self.arrays.zero_shot[part] if method.setting == WITH_PROMPTS else 0.0
+        base = self.arrays.zero_shot[part][method.zero_shot_projected] if method.setting == WITH_PROMPTS else 0.0
         return answered_rightly(base + alpha * self.scores(method, part, setting), self.arrays.targets[part])
 
 

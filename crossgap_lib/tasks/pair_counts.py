@@ -1,18 +1,19 @@
 """Histograms of all pairs of a large set, counted in a stream: Fig. 2 and 5 of Reevaluating, Fig. A1 of Cross the Gap.
 
-No n x n matrix is made. Rows are dealt into groups with a seed, and counts are kept for each pair of groups, so that
-leaving one group out costs nothing: that is the jackknife for statistics of pairs. They are not independent, since an
-odd picture is odd in all of its n - 1 pairs.
+No n x n matrix is made. Rows are dealt into groups by seed and ids, and counts are kept for each pair of groups, so
+that leaving one group out costs nothing: that is the jackknife for statistics of pairs. They are not independent, since
+an odd picture is odd in all of its n - 1 pairs.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
 from scipy.stats import t as student_t
 
-from crossgap_lib.embeddings.embeddings import Embeddings
+from crossgap_lib.embeddings.embeddings import Embeddings, drawn_rows
 from crossgap_lib.errors import CrossgapError
 
 BINS = 400  # over [-1, 1]
@@ -62,42 +63,39 @@ def _similarities(x: Embeddings, y: Embeddings, rows: np.ndarray, columns: np.nd
     return (left.double() @ right.double().T).float().clamp_(-1, 1).numpy()
 
 
-def _histogram(values: np.ndarray, bins: int) -> np.ndarray:
-    return np.histogram(values, bins, range=(-1, 1))[0]
-
-
-def _groups(n: int, groups: int, seed: int) -> list[np.ndarray]:
-    return [np.sort(part) for part in np.array_split(np.random.default_rng(seed).permutation(n), min(groups, n))]
+def _groups(x: Embeddings, groups: int, seed: int) -> list[np.ndarray]:
+    """The rows of each group."""
+    if len(x) < 2:
+        raise CrossgapError("One embedding has no pairs to count.")
+    return np.array_split(drawn_rows(x.ids, seed=seed), min(groups, len(x)))
 
 
 def _count(
     x: Embeddings,
     y: Embeddings,
     parts: list[np.ndarray],
-    kinds: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray] | None],
+    match: Callable[[np.ndarray, np.ndarray], np.ndarray],
     bins: int,
     once: bool,
-) -> dict[str, PairCounts]:
-    """Counts for each kind of pair. A kind is a mask (rows, columns) -> bool, or None: every pair that is looked at.
+) -> tuple[PairCounts, PairCounts]:
+    """(the pairs that match, all others); ``match`` maps (rows, columns) to a mask, (rows, columns) bool.
 
     ``once``: x and y are one set, and each unordered pair of different rows counts once.
     """
-    counts = {kind: np.zeros((len(parts), len(parts), bins), np.int64) for kind in kinds}
-    for i, left in enumerate(parts):
-        for j, right in enumerate(parts):
-            if once and j < i:
-                continue
-            for rows, columns in _tiles(left, right):
-                values = _similarities(x, y, rows, columns)
-                seen = rows[:, None] < columns if once and i == j else None
-                for kind, wanted in kinds.items():
-                    mask = _both(seen, None if wanted is None else wanted(rows, columns))
-                    counts[kind][i, j] += _histogram(values if mask is None else values[mask], bins)
-    return {kind: PairCounts(c) for kind, c in counts.items()}
+    counts = np.zeros((2, len(parts), len(parts), bins), np.int64)
+    for (i, left), (j, right) in product(enumerate(parts), repeat=2):
+        if once and j < i:
+            continue
+        for rows, columns in _tiles(left, right):
+            values, matching = _similarities(x, y, rows, columns), match(rows, columns)
+            seen = rows[:, None] < columns if once and i == j else True
+            for k, mask in enumerate((matching & seen, ~matching & seen)):
+                counts[k, i, j] += np.histogram(values[mask], bins, range=(-1, 1))[0]
+    return PairCounts(counts[0]), PairCounts(counts[1])
 
 
-def _both(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
-    return b if a is None else a if b is None else a & b
+def _every(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    return np.ones((len(rows), len(columns)), dtype=bool)
 
 
 def count_by_class(
@@ -108,18 +106,16 @@ def count_by_class(
     Args:
         images: (n, d) with labels.
         bins: equal bins over [-1, 1].
-        groups: for the intervals; dealt with ``seed``.
+        groups: for the intervals; dealt by ``seed`` and ids.
 
     Raises:
         CrossgapError: no labels, or fewer than two rows.
     """
     if images.labels is None:
         raise CrossgapError("Same-class and different-class pairs need labels.")
-    labels, parts = images.labels, _parts(images, groups, seed)
+    labels, parts = images.labels, _groups(images, groups, seed)
     same = lambda rows, columns: labels[rows][:, None] == labels[columns]  # noqa: E731
-    found = _count(images, images, parts, {"same class": same, "all": None}, bins, once=True)
-    different = PairCounts(found["all"].counts - found["same class"].counts)
-    return {"same class": found["same class"], "different class": different}
+    return dict(zip(("same class", "different class"), _count(images, images, parts, same, bins, True), strict=True))
 
 
 def count_by_modality(
@@ -134,50 +130,52 @@ def count_by_modality(
     """
     if len(images) != len(texts):
         raise CrossgapError(f"{len(images)} images and {len(texts)} texts are not pairs.")
-    parts = _parts(images, groups, seed)
+    parts = _groups(images, groups, seed)
     paired = lambda rows, columns: rows[:, None] == columns  # noqa: E731
-    across = _count(images, texts, parts, {"image-text pairs": paired, "all": None}, bins, once=False)
+    pairs, non_pairs = _count(images, texts, parts, paired, bins, once=False)
     return {
-        "image-image": _count(images, images, parts, {"all": None}, bins, once=True)["all"],
-        "text-text": _count(texts, texts, parts, {"all": None}, bins, once=True)["all"],
-        "image-text pairs": across["image-text pairs"],
-        "image-text non-pairs": PairCounts(across["all"].counts - across["image-text pairs"].counts),
+        "image-image": _count(images, images, parts, _every, bins, once=True)[0],
+        "text-text": _count(texts, texts, parts, _every, bins, once=True)[0],
+        "image-text pairs": pairs,
+        "image-text non-pairs": non_pairs,
     }
 
 
-def _parts(x: Embeddings, groups: int, seed: int) -> list[np.ndarray]:
-    if len(x) < 2:
-        raise CrossgapError("One embedding has no pairs to count.")
-    return _groups(len(x), groups, seed)
+# ---------------------------------------------------------------- one number for several histograms
 
 
-# ---------------------------------------------------------------- one number for two histograms
+def jackknife(
+    statistic: Callable[..., np.ndarray], *kinds: PairCounts, level: float = 0.95
+) -> tuple[float, float, float]:
+    """A statistic of counted kinds of pair, with its delete-a-group jackknife interval: (value, low, high).
 
-
-def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The overlap coefficient of counts (..., bins): the sum of the smaller of two normalised histograms."""
-    return np.minimum(a / a.sum(-1, keepdims=True), b / b.sum(-1, keepdims=True)).sum(-1)
-
-
-def overlap(a: PairCounts, b: PairCounts, *, level: float = 0.95) -> tuple[float, float, float]:
-    """Overlap coefficient of two kinds of pair, with a delete-a-group jackknife interval: (value, low, high).
-
-    1 where the histograms are alike, 0 where they are disjoint, as ``metrics.overlap_coefficient``.
+    Args:
+        statistic: takes the counts of each kind, (..., bins), and returns (...).
+        kinds: several of one set of pictures, or of several models on the same pictures: then what is left out is left
+            out of all, so that the interval of a difference between models is a paired one.
 
     Raises:
         CrossgapError: a kind without pairs, or with all of them in one group.
     """
-    without_a, without_b = a.left_out(), b.left_out()
-    if min(without_a.sum(-1).min(), without_b.sum(-1).min()) == 0:
-        raise CrossgapError("Too few pairs for an overlap with an interval.")
-    value, replicas = float(_overlap(a.total, b.total)), _overlap(without_a, without_b)
+    without = [kind.left_out() for kind in kinds]
+    if min(counts.sum(-1).min() for counts in without) == 0:
+        raise CrossgapError("Too few pairs for an interval: count more pictures of each class.")
+    value, replicas = float(statistic(*(kind.total for kind in kinds))), statistic(*without)
     groups = len(replicas)
     error = np.sqrt((groups - 1) / groups * ((replicas - replicas.mean()) ** 2).sum())
-    margin = error * student_t.ppf(0.5 + level / 2, groups - 1)
-    return value, float(max(0.0, value - margin)), float(min(1.0, value + margin))
+    margin = float(error * student_t.ppf(0.5 + level / 2, groups - 1))
+    return value, value - margin, value + margin
 
 
-def mean_similarity(counts: PairCounts) -> float:
-    """Mean cosine, to half a bin."""
-    middles = (edges(counts.counts.shape[-1])[1:] + edges(counts.counts.shape[-1])[:-1]) / 2
-    return float((counts.total * middles).sum() / counts.pairs)
+def overlap_of_counts(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The overlap coefficient of counts (..., bins): the sum of the smaller of two normalised histograms.
+
+    1 where the histograms are alike, 0 where they are disjoint, as ``metrics.overlap_coefficient``.
+    """
+    return np.minimum(a / a.sum(-1, keepdims=True), b / b.sum(-1, keepdims=True)).sum(-1)
+
+
+def overlap(a: PairCounts, b: PairCounts) -> tuple[float, float, float]:
+    """Overlap coefficient of two kinds of pair, with its ``jackknife`` interval: (value, low, high)."""
+    value, low, high = jackknife(overlap_of_counts, a, b)
+    return value, max(0.0, low), min(1.0, high)

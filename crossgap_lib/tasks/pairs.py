@@ -72,22 +72,20 @@ def _some(e: Embeddings, seed: int) -> Embeddings:
     return e if len(e) <= MOST_ROWS else drawn(e, MOST_ROWS, seed)
 
 
-def _other(queries: Embeddings, gallery: Embeddings, rows: np.ndarray) -> np.ndarray:
-    """(rows, g) bool: pairs of two ids. Within one set each unordered pair counts once; inverted features keep the
-    ids of their pictures, but not the modality, so they and the pictures are two sets."""
-    if queries.modality == gallery.modality and np.array_equal(queries.ids, gallery.ids):
-        return rows[:, None] < np.arange(len(gallery))[None]
-    return queries.ids[rows, None] != gallery.ids[None]
-
-
 def all_similarities(queries: Embeddings, gallery: Embeddings, *, seed: int = 0) -> np.ndarray:
     """Cosine similarities of all pairs but those of a row with its own id: (pairs,).
 
-    Within one set each unordered pair counts once. Of a larger set only MOST_ROWS rows take part, drawn with ``seed``;
+    Within one set each unordered pair counts once. Inverted features keep the ids of their pictures, but not the
+    modality, so they and the pictures are two sets. Of a larger set only MOST_ROWS rows take part, drawn with ``seed``;
     the number of similarities says how many pairs there were.
     """
     queries, gallery = _some(queries, seed), _some(gallery, seed)
-    return _wanted_similarities(queries, gallery, lambda rows: _other(queries, gallery, rows))
+    one_set = queries.modality == gallery.modality and np.array_equal(queries.ids, gallery.ids)
+
+    def want(rows: np.ndarray) -> np.ndarray:
+        return rows[:, None] < np.arange(len(gallery)) if one_set else queries.ids[rows, None] != gallery.ids
+
+    return _wanted_similarities(queries, gallery, want)
 
 
 def unpaired_similarities(images: Embeddings, texts: Embeddings, *, seed: int = 0) -> np.ndarray:
@@ -96,20 +94,6 @@ def unpaired_similarities(images: Embeddings, texts: Embeddings, *, seed: int = 
         rows = drawn_rows(images.ids, MOST_ROWS, seed)
         images, texts = images[rows], texts[rows]
     return _wanted_similarities(images, texts, lambda rows: rows[:, None] != np.arange(len(texts))[None])
-
-
-def pair_similarities(queries: Embeddings, gallery: Embeddings, same_class: bool, *, seed: int = 0) -> np.ndarray:
-    """Cosine similarities of all same-class (or all different-class) pairs, without self-pairs: (pairs,).
-
-    Of a larger set only MOST_ROWS rows take part, as in ``all_similarities``.
-    """
-    queries, gallery = _some(queries, seed), _some(gallery, seed)
-
-    def want(rows: np.ndarray) -> np.ndarray:
-        same = queries.labels[rows, None] == gallery.labels[None]
-        return (same == same_class) & _other(queries, gallery, rows)
-
-    return _wanted_similarities(queries, gallery, want)
 
 
 def class_prompts(model: "DualEncoder", images: Embeddings, template: str = "a photo of a {}") -> Embeddings:

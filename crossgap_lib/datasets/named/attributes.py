@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from crossgap_lib.datasets.dataset import Dataset
+from crossgap_lib.datasets.files import read_json
 from crossgap_lib.datasets.named.lookup import placement
-from crossgap_lib.datasets.named.named_set import NamedSet
-from crossgap_lib.datasets.named.places import named_pictures, picture_folder, read_json, root_and_split
+from crossgap_lib.datasets.named.places import named_pictures, picture_folder, root_and_split
+from crossgap_lib.datasets.named.table import NamedSet
 from crossgap_lib.errors import CrossgapError, did_you_mean
 
 ATTRIBUTES = ("timeofday", "weather", "scene")
@@ -25,7 +26,9 @@ def read(
     attribute: str | None = None,
     skip_missing: bool = False,
 ) -> Dataset:
-    """Pictures of a split labelled by one attribute, also as "PATH/weather"; where it is undefined they are left out.
+    """The pictures of a split, labelled by one attribute, timeofday by default; "PATH/weather" names another one.
+
+    Pictures whose attribute is undefined are left out, with a warning.
 
     Raises:
         CrossgapError: no such attribute, or labels or pictures are missing.
@@ -62,7 +65,7 @@ def _label_file(row: NamedSet, folder: Path, split: str) -> Path:
 
 
 def _values(file: Path, attribute: str) -> dict[str, str]:
-    """{picture: value of the attribute} of a list of frames."""
+    """{picture: value of the attribute} of a file that holds a list of frames."""
     try:
         values = {frame["name"]: frame["attributes"][attribute] for frame in read_json(file)}
     except (KeyError, TypeError) as error:

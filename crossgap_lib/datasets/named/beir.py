@@ -1,27 +1,29 @@
 """BEIR's form of a retrieval task, as NanoBEIR has it: corpus, queries and qrels, in Parquet or JSON lines."""
 
 import csv
+from collections.abc import Callable, Iterable
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from crossgap_lib.datasets.named.collection import TextCollection, id_and_text, json_lines
+from crossgap_lib.datasets.files import absolute, read_json_lines, read_text
+from crossgap_lib.datasets.named.collection import TextCollection, id_and_text, parquet_rows
 from crossgap_lib.datasets.named.lookup import placement
-from crossgap_lib.datasets.named.named_set import NamedSet
 from crossgap_lib.datasets.named.places import root_of
-from crossgap_lib.datasets.picture_files import absolute
+from crossgap_lib.datasets.named.table import NamedSet
 from crossgap_lib.errors import CrossgapError
 
 _PAIR = ("query-id", "corpus-id")
 
 
 def read(row: NamedSet, spec: str, rest: str) -> TextCollection:
-    """Queries that have a positive, against the whole corpus; a judgement without a score, or above 0, is positive.
+    """The queries to which some text is relevant, against the whole corpus.
+
+    A judgement of the qrels without a score, or with one above 0, says that a text is relevant to a query.
 
     Raises:
-        CrossgapError: a part is missing or of another form, or qrels name texts that are not there.
+        CrossgapError: a part is missing or has another form, or the qrels name texts that are not there.
     """
     root = root_of(row, absolute(rest))
     corpus, queries = (id_and_text(root / part, _rows(row, root, part)) for part in ("corpus", "queries"))
@@ -30,7 +32,8 @@ def read(row: NamedSet, spec: str, rest: str) -> TextCollection:
     strange = next((pair for pair in pairs if pair[0] not in queries or pair[1] not in column), None)
     if strange:
         raise CrossgapError(f"{root / 'qrels'}: the pair {strange} is not among queries and corpus")
-    asked = sorted({query for query, _ in pairs}, key=list(queries).index)
+    with_positive = {query for query, _ in pairs}
+    asked = [name for name in queries if name in with_positive]
     line = {name: k for k, name in enumerate(asked)}
     relevant = np.zeros((len(asked), len(corpus)), dtype=bool)
     for query, text in pairs:
@@ -42,7 +45,7 @@ def read(row: NamedSet, spec: str, rest: str) -> TextCollection:
 
 
 def _rows(row: NamedSet, root: Path, part: str) -> list[dict]:
-    """The rows of ``part``: a folder of Parquet, JSON lines or TSV files, or one JSON lines file."""
+    """The rows of "corpus", "queries" or "qrels": a folder of Parquet, JSON lines or TSV files, or PART.jsonl."""
     inside = sorted(path for path in (root / part).glob("*") if path.suffix in _READ)
     files = inside or [path for path in (root / f"{part}.jsonl",) if path.is_file()]
     if not files:
@@ -50,16 +53,8 @@ def _rows(row: NamedSet, root: Path, part: str) -> list[dict]:
     return [entry for file in files for entry in _READ[file.suffix](file)]
 
 
-def _parquet(file: Path) -> list[dict]:
-    try:
-        return pq.read_table(file).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise CrossgapError(f"{file} can't be read as Parquet: {error}") from error
-
-
 def _tsv(file: Path) -> list[dict]:
-    with file.open(encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines, delimiter="\t"))
+    return list(csv.DictReader(StringIO(read_text(file)), delimiter="\t"))
 
 
 def _pair(file: Path, judged: dict) -> tuple[str, str]:
@@ -76,4 +71,8 @@ def _score(judged: dict) -> float:
         raise CrossgapError(f"qrels: the score {judged.get('score')!r} is no number") from error
 
 
-_READ = {".parquet": _parquet, ".jsonl": json_lines, ".tsv": _tsv}
+_READ: dict[str, Callable[[Path], Iterable[dict]]] = {
+    ".parquet": parquet_rows,
+    ".jsonl": lambda file: read_json_lines(file).values(),
+    ".tsv": _tsv,
+}

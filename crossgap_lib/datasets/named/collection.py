@@ -1,37 +1,37 @@
-"""Texts to ask with and texts to find, and the lines of JSON that hold them."""
+"""``TextCollection``: the texts of a retrieval task, and the rows that hold them."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
-from crossgap_lib.datasets.named.places import read_lines
-from crossgap_lib.errors import CrossgapError
+from crossgap_lib.errors import CrossgapError, one_sentence
 
-_IDS, _TEXTS = ("_id", "id"), ("text", "summary")  # keys of a line of JSON
+_IDS, _TEXTS = ("_id", "id"), ("text", "summary")  # under which a row has its id and its text
 
 
 @dataclass(frozen=True, eq=False)
 class TextCollection:
-    """Texts to ask with and texts to find; a text longer than a model's context is cut by its tokenizer.
+    """q texts to ask with (queries) and c texts to find (the corpus), and which are relevant to which.
+
+    A text that is longer than a model's context is cut by its tokenizer.
 
     Raises:
-        CrossgapError: nothing to ask or find, repeated ids, or judgements of another shape.
+        CrossgapError: there are no queries or no corpus, ids repeat, or nothing says what is relevant.
     """
 
     name: str
     queries: tuple[str, ...]  # (q,)
     query_ids: tuple[str, ...]  # (q,)
     corpus: tuple[str, ...]  # (c,)
-    corpus_ids: tuple[str, ...]  # (c,) equal to a query's where it is the query itself
+    corpus_ids: tuple[str, ...]  # (c,) equal to a query's id if it is the query itself
     protocol: str  # in words
-    query_labels: np.ndarray | None = None  # (q,) int64: relevant is what has an equal label
+    query_labels: np.ndarray | None = None  # (q,) int64; a text is relevant to a query of equal label
     corpus_labels: np.ndarray | None = None  # (c,) int64
-    relevant: np.ndarray | None = None  # bool (q, c), where labels do not say it
-    class_names: tuple[str, ...] = ()
+    relevant: np.ndarray | None = None  # (q, c) bool, in the place of labels
 
     def __post_init__(self) -> None:
         q, c = len(self.queries), len(self.corpus)
@@ -52,19 +52,14 @@ class TextCollection:
         return {"self_match": "remove" if own else "keep", **judged}
 
 
-def json_lines(file: Path) -> list[dict]:
-    """The objects of a JSON lines file. Raises CrossgapError where it can't be read."""
-    try:
-        rows = [json.loads(line) for line in read_lines(file)]
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise CrossgapError(f"{file} can't be read as JSON lines: {error}") from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise CrossgapError(f"{file} must hold one JSON object a line")
-    return rows
+def parquet_rows(file: Path, columns: list[str] | None = None) -> list[dict]:
+    """The rows of a Parquet file, with all its columns if none are named. Raises CrossgapError if it can't be read."""
+    with one_sentence(f"{file} can't be read as Parquet"):
+        return pq.read_table(file, columns=columns).to_pylist()
 
 
 def id_and_text(file: Path, rows: Iterable[dict]) -> dict[str, str]:
-    """{id: text} of rows with _id or id, text or summary and perhaps a title, which goes before the text.
+    """{id: text} of rows that have an _id or id, a text or summary and perhaps a title, which goes before the text.
 
     Raises:
         CrossgapError: a row lacks one of them, or an id repeats.

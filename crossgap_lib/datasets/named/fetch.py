@@ -1,21 +1,24 @@
-"""``crossgap fetch SET:PATH``: download through torchvision, huggingface_hub or scikit-learn; what is left to do."""
+"""``crossgap fetch SET:PATH``: download a data set with torchvision, huggingface_hub or scikit-learn."""
 
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from crossgap_lib.datasets.files import absolute
 from crossgap_lib.datasets.named.lookup import find, placement
-from crossgap_lib.datasets.named.named_set import NamedSet
-from crossgap_lib.datasets.picture_files import absolute
+from crossgap_lib.datasets.named.table import NamedSet
 from crossgap_lib.errors import CrossgapError, one_sentence
 
 
 def fetch_dataset(spec: str) -> str:
-    """Download what can be downloaded of ``NAME:PATH`` into PATH; returns what is there and what to place by hand.
+    """Download what can be downloaded of ``NAME:PATH`` into PATH.
+
+    Returns:
+        A sentence on what was downloaded, and one on what is left to place by hand.
 
     Raises:
-        CrossgapError: unknown name, no path, a set that is placed by hand (``placement``), or a failing download.
+        CrossgapError: the name is unknown, the path is missing, the set has no download, or the download fails.
     """
     name, _, rest = spec.partition(":")
     row = find(name)
@@ -44,7 +47,10 @@ def _hub(row: NamedSet, folder: Path) -> None:
 
 
 def _sklearn(row: NamedSet, folder: Path) -> None:
-    """Posts as text files. scikit-learn's own copy, a pickle, is written to a folder that goes, and never read."""
+    """Writes the posts as text files.
+
+    scikit-learn also keeps them as a pickle; it goes to a temporary folder, and nothing here reads it.
+    """
     from sklearn.datasets import fetch_20newsgroups
 
     for split in row.splits:

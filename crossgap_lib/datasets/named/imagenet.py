@@ -1,17 +1,16 @@
-"""ImageNet as CoOp lays it out: classnames.txt ("n01440764 tench") beside images/{train,val}, a folder a class."""
+"""ImageNet as CoOp lays it out: classnames.txt ("n01440764 tench") and images/{train,val} with a folder a class."""
 
 from pathlib import Path
 
-import numpy as np
-
-from crossgap_lib.datasets.dataset import Dataset, from_files
+from crossgap_lib.datasets.dataset import Dataset
+from crossgap_lib.datasets.files import pictures_in, read_fields, subfolders
+from crossgap_lib.datasets.folders import labelled
 from crossgap_lib.datasets.named.lookup import placement
-from crossgap_lib.datasets.named.named_set import NamedSet
-from crossgap_lib.datasets.named.places import read_fields, root_and_split
-from crossgap_lib.datasets.picture_files import pictures_in, subfolders
+from crossgap_lib.datasets.named.places import root_and_split
+from crossgap_lib.datasets.named.table import NamedSet
 from crossgap_lib.errors import CrossgapError
 
-_FOLDER = {"train": "train", "val": "val", "test": "val"}  # as CoOp: tested on the validation pictures
+_FOLDER = {"train": "train", "val": "val", "test": "val"}  # as CoOp does, the validation pictures are the test
 
 
 def read(row: NamedSet, spec: str, rest: str, *, split: str | None = None) -> Dataset:
@@ -22,18 +21,16 @@ def read(row: NamedSet, spec: str, rest: str, *, split: str | None = None) -> Da
     """
     root, split = root_and_split(row, rest, split)
     name_of = dict(read_fields(root / "classnames.txt", 2))
-    order = {folder: label for label, folder in enumerate(sorted(name_of))}
     base = _part(row, root, _FOLDER[split])
     groups = {folder.name: pictures_in(folder) for folder in subfolders(base)}
-    strange = next((name for name in groups if name not in order), None)
+    strange = next((name for name in groups if name not in name_of), None)
     if strange:
         raise CrossgapError(f"{base}: folder {strange!r} is not in classnames.txt")
-    paths = [path for group in groups.values() for path in group]
-    if not paths:
+    if not any(groups.values()):
         raise CrossgapError(f"No pictures in the class folders of {base} ({placement(row.name)}).")
-    labels = np.repeat([order[name] for name in groups], [len(group) for group in groups.values()]).astype(np.int64)
-    ids = [path.relative_to(base.parent).as_posix() for path in paths]
-    return from_files(spec, ids, paths, labels=labels, class_names=tuple(name_of[f] for f in order))
+    order = sorted(name_of)
+    names = tuple(name_of[folder] for folder in order)
+    return labelled(spec, base.parent, names, [groups.get(folder, []) for folder in order])
 
 
 def _part(row: NamedSet, root: Path, name: str) -> Path:

@@ -4,22 +4,20 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from crossgap_lib.datasets.named.collection import TextCollection
+from crossgap_lib.datasets.files import natural, read_text
+from crossgap_lib.datasets.named.collection import TextCollection, parquet_rows
 from crossgap_lib.datasets.named.lookup import placement
-from crossgap_lib.datasets.named.named_set import NamedSet
 from crossgap_lib.datasets.named.places import root_and_split
-from crossgap_lib.datasets.picture_files import natural
+from crossgap_lib.datasets.named.table import NamedSet
 from crossgap_lib.errors import CrossgapError
 
-SENTIMENTS = ("neg", "pos")  # label 0 and 1, as the hub numbers them
+SENTIMENTS = ("neg", "pos")  # labels 0 and 1, as in the hub's files
 _QUERIES = ("a negative review of a film", "a positive review of a film")
 
 
 def read(row: NamedSet, spec: str, rest: str, *, split: str | None = None) -> TextCollection:
-    """One sentence on each sentiment, against the reviews of a split, or of both ("all").
+    """A sentence on each sentiment as queries, against the reviews of a split, or of both ("all").
 
     Raises:
         CrossgapError: no reviews, or files of another form.
@@ -39,7 +37,6 @@ def read(row: NamedSet, spec: str, rest: str, *, split: str | None = None) -> Te
         row.protocol,
         query_labels=np.arange(2),
         corpus_labels=np.array(labels, dtype=np.int64),
-        class_names=("negative", "positive"),
     )
 
 
@@ -48,17 +45,16 @@ _Review = tuple[str, int, str]  # id, label, text
 
 def _texts(root: Path, part: str) -> list[_Review]:
     files = [(path, label) for label, name in enumerate(SENTIMENTS) for path in _named(root / part / name, "*.txt")]
-    return [(path.relative_to(root).as_posix(), label, _plain(path.read_text("utf-8"))) for path, label in files]
+    return [(path.relative_to(root).as_posix(), label, _plain(read_text(path))) for path, label in files]
 
 
 def _parquet(root: Path, part: str) -> list[_Review]:
-    rows: list[dict] = []
-    for file in _named(root / "plain_text", f"{part}-*.parquet"):
-        try:
-            rows += pq.read_table(file, columns=["text", "label"]).to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            raise CrossgapError(f"{file} can't be read as reviews with text and label: {error}") from error
-    return [(f"{part}/{k:05d}", int(row["label"]), _plain(row["text"])) for k, row in enumerate(rows)]
+    files = _named(root / "plain_text", f"{part}-*.parquet")
+    rows = [(file, row["label"], row["text"]) for file in files for row in parquet_rows(file, ["label", "text"])]
+    wrong = next((row for row in rows if row[1] not in (0, 1) or not isinstance(row[2], str)), None)
+    if wrong:
+        raise CrossgapError(f"{wrong[0]}: a review needs a label of 0 or 1 and a text, but is {str(wrong[1:])[:80]}")
+    return [(f"{part}/{k:05d}", label, _plain(text)) for k, (_, label, text) in enumerate(rows)]
 
 
 def _named(folder: Path, pattern: str) -> Iterable[Path]:

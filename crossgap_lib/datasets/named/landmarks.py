@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image
 
 from crossgap_lib.datasets.dataset import Dataset
-from crossgap_lib.datasets.named.ground_truth import as_json
-from crossgap_lib.datasets.named.named_set import NamedSet
 from crossgap_lib.datasets.named.places import named_pictures, picture_folder, root_and_split
+from crossgap_lib.datasets.named.plain_pickle import read_plain_pickle
+from crossgap_lib.datasets.named.table import NamedSet
 from crossgap_lib.errors import CrossgapError, UnreadableImage, did_you_mean
 from crossgap_lib.store import digest
 
-# What is relevant and what is taken out of the ranking (junk), Radenovic et al. 2018, Sec. 3.3.
+# (what is relevant, what is taken out of the ranking), Radenovic et al. 2018, Sec. 3.3.
 DIFFICULTIES = {
     "easy": (("easy",), ("junk", "hard")),
     "medium": (("easy", "hard"), ("junk",)),
@@ -27,12 +27,12 @@ _KINDS = ("easy", "hard", "junk")
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """Names of pictures, without .jpg, and the judgement of each query."""
+    """The names of the pictures, without .jpg, and which of the gallery were judged relevant to each query."""
 
     gallery: list[str]  # (g,)
     queries: list[str]  # (q,)
     boxes: list[list[float]]  # (q, 4) x1, y1, x2, y2 in pixels
-    judged: list[dict[str, list[int]]]  # (q,) easy, hard, junk: rows of the gallery
+    judged: list[dict[str, list[int]]]  # (q,) {"easy": rows of the gallery, "hard": ..., "junk": ...}
 
     def rows(self, query: int, difficulty: str) -> tuple[list[int], list[int]]:
         """(relevant, junk) rows of the gallery. Raises CrossgapError for an unknown difficulty."""
@@ -55,10 +55,10 @@ def read(
     crop_queries: bool = True,
     skip_missing: bool = False,
 ) -> Dataset:
-    """The gallery (default) or the queries, which are cropped to their box unless ``crop_queries`` is False.
+    """The split "gallery" (the default) or "queries", whose pictures are cropped to their box with ``crop_queries``.
 
     Raises:
-        CrossgapError: the ground truth or pictures are missing, or it is no such ground truth.
+        CrossgapError: the ground truth or pictures are missing, or it has another form.
     """
     root, split = root_and_split(row, rest, split)
     truth = read_truth(root / row.markers[0])
@@ -71,12 +71,12 @@ def read(
 
 
 def read_truth(path: Path) -> GroundTruth:
-    """gnd_*.pkl, which is taken apart and never executed. Raises CrossgapError."""
-    return GroundTruth(**as_json(path, partial(_checked, path)))
+    """gnd_*.pkl, a pickle of {imlist, qimlist, gnd: a list of {bbx, easy, hard, junk}}, read by ``plain_pickle``.
 
-
-def _checked(path: Path, value: Any) -> dict[str, list]:
-    """{imlist, qimlist, gnd: a list of {bbx, easy, hard, junk}} as the fields of GroundTruth."""
+    Raises:
+        CrossgapError: the file can't be read, holds something else, or its parts contradict each other.
+    """
+    value = read_plain_pickle(path)
     try:
         judged = [{kind: _numbers(entry[kind], int) for kind in _KINDS} for entry in value["gnd"]]
         boxes = [_numbers(entry["bbx"], float) for entry in value["gnd"]]
@@ -93,11 +93,11 @@ def _checked(path: Path, value: Any) -> dict[str, list]:
     wrong = next((k for k, box in enumerate(boxes) if len(box) != 4 or box[0] >= box[2] or box[1] >= box[3]), None)
     if wrong is not None:
         raise CrossgapError(f"{path}: the box of query {queries[wrong]!r} is {boxes[wrong]}, not x1, y1, x2, y2")
-    return {"gallery": gallery, "queries": queries, "boxes": boxes, "judged": judged}
+    return GroundTruth(gallery, queries, boxes, judged)
 
 
 def _numbers(values: Any, kind: type) -> list:
-    """A list or array of finite numbers as a plain list; floats that are whole count as whole numbers."""
+    """A list or array of finite numbers as a plain list of ``kind``; 3.0 counts as a whole number."""
     array = np.asarray(values, dtype=np.float64).ravel()
     if not np.isfinite(array).all() or (kind is int and (array % 1).any()):
         raise ValueError(f"numbers such as {str(array[:3])[1:-1]}")
@@ -115,7 +115,7 @@ def _cropped(whole: Dataset, boxes: Sequence[Sequence[float]]) -> Dataset:
 
 
 def _crop(load: Any, corners: np.ndarray, ids: np.ndarray, i: int) -> Image.Image:
-    """Box corners rounded to pixels, as Pillow does, and cut at the border of the picture."""
+    """Picture i within its box, whose corners are rounded to pixels, as Pillow does, and lie within the picture."""
     picture = load(i)
     x1, y1, x2, y2 = (round(corner) for corner in corners[i])
     box = max(x1, 0), max(y1, 0), min(x2, picture.width), min(y2, picture.height)

@@ -1,12 +1,11 @@
-"""Questions to the table of data sets: which one is meant, what it lacks, what there is."""
+"""What the table says of a named data set: its prompt, how to get it, and the list of all."""
 
 from collections.abc import Iterable
 
-from crossgap_lib.datasets.named.named_set import CTG, PLAIN_TEMPLATE, RE, NamedSet
-from crossgap_lib.datasets.named.table import SETS
+from crossgap_lib.datasets.named.table import CTG, PLAIN_TEMPLATE, RE, SETS, NamedSet
 from crossgap_lib.errors import CrossgapError, did_you_mean
 
-_OWN = {  # specs of ``load_dataset`` that name no data set of the papers
+_OWN = {  # the specs of ``load_dataset`` for other pictures than the papers'
     "world:all": "the drawn world, nothing to download; also world:dogs-vs-cats",
     "dogs-vs-cats:PATH": "PetImages/{Cat,Dog}/*.jpg or train/{cat,dog}.*.jpg",
     "folder:PATH": "CLASS/*.jpg, a folder a class",
@@ -17,21 +16,21 @@ _WIDTH = max(map(len, _OWN))
 
 
 def find(name: str) -> NamedSet:
-    """The row of this name. Raises CrossgapError with the closest names."""
+    """The row of this name. Raises CrossgapError, which suggests the closest names, if there is none."""
     if name not in SETS:
         raise unknown(name, SETS)
     return SETS[name]
 
 
 def unknown(spec: str, known: Iterable[str]) -> CrossgapError:
-    """What to say of a spec, or name, that starts with none of the known names."""
+    """The error for a spec, or a name, that starts with none of the known names; it suggests the closest of them."""
     known, name = list(known), spec.partition(":")[0]
     starts = ", ".join(f"{each}:" for each in known)
     return CrossgapError(f"Unknown dataset {spec!r}; it starts with one of {starts}.{did_you_mean(name, known)}")
 
 
 def placement(name: str) -> str:
-    """One sentence: what ``crossgap fetch`` brings, what a person must place by hand, and the expected tree."""
+    """How to get a set, in one sentence: what ``crossgap fetch`` downloads, what to place by hand, and where."""
     row = find(name)
     by_command = f"`crossgap fetch {name}:PATH` downloads "
     if row.fetched_by and row.by_hand:
@@ -42,13 +41,13 @@ def placement(name: str) -> str:
 
 
 def prompt_template(spec: str) -> str:
-    """The prompt with {} for the class name that goes with a data set (CoOp's), "a photo of a {}" for unnamed ones."""
+    """The prompt of a named data set (CoOp's) with {} for the class name; "a photo of a {}" for all other specs."""
     row = SETS.get(spec.partition(":")[0])
     return row.template if row else PLAIN_TEMPLATE
 
 
 def listing() -> str:
-    """All data sets with what they are, tables served, split and how they get here: ``crossgap datasets``."""
+    """What ``crossgap datasets`` prints: each set with the tables that it serves, its split, and how to get it."""
     own = [f"{spec:<{_WIDTH}} {what}" for spec, what in _OWN.items()]
     return "\n".join([*map(_entry, SETS.values()), "", "Anything else:", *own])
 

@@ -1,17 +1,17 @@
 """20 Newsgroups (Lang 1995) as the tree 20news-bydate-test/GROUP/NUMBER; a sentence on each group asks for its posts.
 
-scikit-learn keeps its copy as a pickle, which is not read here: ``crossgap fetch`` has it download the posts and
-writes them out as this tree.
+scikit-learn keeps its copy as a pickle, which is not read here. ``crossgap fetch`` lets scikit-learn download the posts
+and writes them as this tree.
 """
 
 from pathlib import Path
 
 import numpy as np
 
+from crossgap_lib.datasets.files import natural, subfolders
 from crossgap_lib.datasets.named.collection import TextCollection
-from crossgap_lib.datasets.named.named_set import NamedSet
 from crossgap_lib.datasets.named.places import root_and_split
-from crossgap_lib.datasets.picture_files import natural, subfolders
+from crossgap_lib.datasets.named.table import NamedSet
 from crossgap_lib.errors import CrossgapError
 
 TOPICS = {
@@ -39,10 +39,10 @@ TOPICS = {
 
 
 def read(row: NamedSet, spec: str, rest: str, *, split: str | None = None) -> TextCollection:
-    """ "a post about computer graphics" for each group there is, against the posts of a split.
+    """The query "a post about computer graphics", and so on, for each group there is, against the posts of a split.
 
     Raises:
-        CrossgapError: no such tree, or a folder in it that is none of the groups.
+        CrossgapError: no such tree, or it holds a folder that is no newsgroup.
     """
     root, split = root_and_split(row, rest, split)
     base = root / f"20news-bydate-{split}"
@@ -61,7 +61,6 @@ def read(row: NamedSet, spec: str, rest: str, *, split: str | None = None) -> Te
         protocol=row.protocol,
         query_labels=np.arange(len(groups)),
         corpus_labels=np.repeat(np.arange(len(groups)), [len(files[name]) for name in groups]),
-        class_names=tuple(groups),
     )
 
 

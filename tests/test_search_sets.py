@@ -1,0 +1,71 @@
+"""Texts to search, as encoded sets, and the protocol's switches: against plain loops."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from crossgap_lib import metrics, tasks
+from crossgap_lib.datasets import world
+from crossgap_lib.embeddings.embeddings import Embeddings
+from crossgap_lib.errors import CrossgapError
+
+
+def test_captions_of_the_world_are_searched(mini):
+    queries, gallery, options = tasks.texts_to_search(mini, "world:all", n_texts=6, n_captions=3)
+    assert (len(queries), len(gallery), options) == (6, 18, {"self_match": "remove"})
+    others = tasks.texts_to_search(mini, "world:all", n_texts=6, n_captions=3, first_captions="out")[1]
+    assert set(gallery.ids) - set(others.ids) == set(queries.ids)
+    assert tasks.texts_to_search(mini, "world:all", n_texts=6, n_captions=1) is None
+    with pytest.raises(CrossgapError, match="'in' or 'out'"):
+        tasks.texts_to_search(mini, "world:all", first_captions="maybe")
+
+
+def test_named_texts_keep_their_judgements_when_drawn(mini, tmp_path):
+    for part, rows in {
+        "corpus": [{"_id": f"c{k}", "text": f"a {kind}"} for k, kind in enumerate(("dog", "cat", "fish", "tree"))],
+        "queries": [{"_id": f"q{k}", "text": f"a photo of a {kind}"} for k, kind in enumerate(("tree", "dog", "cat"))],
+        "qrels": [{"query-id": "q0", "corpus-id": "c3"}, {"query-id": "q1", "corpus-id": "c0"}]
+        + [{"query-id": "q2", "corpus-id": c} for c in ("c1", "c2")],
+    }.items():
+        (tmp_path / part).mkdir()
+        pd.DataFrame(rows).to_parquet(tmp_path / part / "train-00000-of-00001.parquet")
+    queries, gallery, options = tasks.texts_to_search(mini, f"nano-fever:{tmp_path}", n_texts=2, seed=3)
+    wanted = {"a photo of a tree": {"a tree"}, "a photo of a dog": {"a dog"}, "a photo of a cat": {"a cat", "a fish"}}
+    for text, row in zip(queries.texts, options["relevant"], strict=True):
+        assert set(gallery.texts[row]) == wanted[text]
+    assert metrics.retrieval(queries, gallery, **options).means["ap"] > 0.7
+
+
+def test_zero_takes_all_texts(mini, monkeypatch):
+    """A world of its own size: 2400 pictures with two captions each would take long to encode."""
+    monkeypatch.setitem(world._SETS, "all", (world._SETS["all"][0], 7))
+    queries, gallery, _ = tasks.texts_to_search(mini, "world:all", n_texts=0, n_captions=2)
+    assert (len(queries), len(gallery)) == (7, 14)
+
+
+# ---------------------------------------------------------------- the protocol
+
+
+def test_both_protocols_are_named_and_differ_where_they_say():
+    table = tasks.protocol_table(tasks.protocol("paper"))
+    assert (table["used here"] == table["paper"]).iloc[:5].all()
+    differ = table["paper"] != table["released code"]
+    assert differ.loc[["the query in its own gallery", "Flickr30k and COCO", "ROxford and RParis queries"]].all()
+    with pytest.raises(CrossgapError, match="Did you mean: paper"):
+        tasks.protocol("papers")
+
+
+def test_r_may_count_the_removed_query():
+    rng = np.random.default_rng(0)
+    x = Embeddings(rng.normal(size=(15, 4)), labels=rng.integers(0, 3, 15))
+    ours, theirs = (metrics.retrieval(x, x, self_match=how) for how in ("remove", "count"))
+    np.testing.assert_array_equal(ours.ap, theirs.ap)
+    scores = (x.features.double() @ x.features.double().T).numpy()
+    for row in range(15):
+        others = np.arange(15) != row
+        relevant = (x.labels == x.labels[row])[others][np.argsort(-scores[row, others])]
+        r = relevant.sum() + 1  # the query counts
+        precision = [relevant[: k + 1].mean() for k in range(min(r, 14)) if relevant[k]]
+        assert theirs.map_at_r[row] == pytest.approx(sum(precision) / r)
+        assert theirs.r_precision[row] == pytest.approx(relevant[:r].sum() / r)
+    assert "counted in R" in theirs.definition
