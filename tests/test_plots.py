@@ -194,6 +194,15 @@ SHOTS = pd.DataFrame(
     ],
 )
 NAMES = pd.concat(tasks.gain_table(ANSWERS, "Original").assign(model=m, **{"asked about": "kind"}) for m in "ab")
+BANDS = GAINS[1:].assign(share=[0.0, 0.5])
+REPORTED_GAINS = pd.DataFrame({"share": [0.3], "gain": [4.2], "name": ["CLIP ViT-B/32"]})
+
+
+def gains_along(**options):
+    table = pd.concat([BANDS.assign(words="PCA of names"), BANDS.assign(words="Random subspace", gain=[-3.0, -1.0])])
+    return plots.gain_curves(table, "share", "share", by="words", reported=REPORTED_GAINS, **options)
+
+
 FIGURES = {
     "against_compute": compute,
     "bench_curves": bench,
@@ -210,11 +219,9 @@ FIGURES = {
     "dial_curves": lambda: plots.dial_curves(DIAL, {0: 0.0, 0.5: 75.0, 1: 100.0}),
     "method_dots": lambda: plots.method_dots(dots(), "mAP (%)"),
     "method_dots, an empty place": lambda: plots.method_dots(dots(), "mAP (%)", columns=2),
-    "method_gains": lambda: plots.method_gains(GAINS),
-    "task_gains": lambda: plots.task_gains(GAINS.assign(task="kind"), {"weather": -2.3}),
-    "pareto": lambda: plots.pareto(tasks.pareto_table(ANSWERS, {"Original": 0.01, "OTI": 0.1, "PCA": 0.01})),
-    "gain_curves": lambda: plots.gain_curves({"mixing": GAINS.assign(alpha=[0, 0.5, 1])}, "alpha", "alpha"),
-    "spectrum": lambda: plots.spectrum([3.0, 2.0, 1.0, 0.5], {"image": (1, 1), "text": (0, 2)}),
+    "gain_curves": lambda: gains_along(best=True, log=True),
+    "band_gains": lambda: plots.band_gains([3.0, 2.0, 1.0, 0.5], (1, 1), BANDS, REPORTED_GAINS),
+    "gain_grid": lambda: plots.gain_grid(pd.concat([GAINS.assign(task="kind"), GAINS.assign(task="colour")])),
     "accuracy_panels": lambda: plots.accuracy_panels(SHOTS, REPORTED, {"m": "CLIP ViT-B"}),
     "shot_gains": lambda: plots.shot_gains(
         dict.fromkeys("abcd", SHOTS), ["over"], "gain", reported={"a": tasks.published_pca_gains(REPORTED)}
@@ -625,3 +632,40 @@ def test_any_figure_can_be_explored():
     box.children[0].value = 3
     assert readout(box) == "<p class='crossgap-readout'>times 3</p>"
     assert picture(box) != before
+
+
+# ---------------------------------------------------------------- gains
+
+
+def test_gain_curves_show_every_gain_the_best_hollow_and_the_published_as_diamonds():
+    lines = gains_along(best=True).axes[0].lines
+    drawn = [line.get_xydata().tolist() for line in lines if line.get_marker() in "o^"]
+    assert drawn == [[[0, y[0]], [0.5, y[1]]] for y in (BANDS["gain"].tolist(), [-3, -1])]
+    stars = [line for line in lines if line.get_marker() == "*" and len(line.get_xdata())]
+    assert [line.get_ydata().tolist() for line in stars] == [[BANDS["gain"].max()], [-1]]
+    assert {line.get_markerfacecolor() for line in stars} == {"white"}
+    assert [line.get_xydata().tolist() for line in lines if line.get_marker() == "D"] == [[[0.3, 4.2]]]
+    assert not any(line.get_marker() == "*" for line in gains_along().axes[0].lines)
+
+
+def test_a_grid_of_gains_writes_out_each_and_puts_what_is_not_sure_in_brackets():
+    table = pd.DataFrame(
+        {"method": ["Original", "OTI", "PCA"], "gain": [np.nan, -1.25, 3.5], "sure": [False, False, True]}
+    )
+    grid = plots.gain_grid(pd.concat([table.assign(task="kind"), table.assign(task="colour", gain=[np.nan, 9, -2])]))
+    ax = grid.axes[0]
+    assert [text.get_text() for text in ax.texts] == ["(-1.2)", "(+9.0)", "+3.5", "-2.0"]
+    assert [label.get_text() for label in (*ax.get_yticklabels(), *ax.get_xticklabels())] == [
+        "OTI",
+        "PCA",
+        "kind",
+        "colour",
+    ]
+
+
+def test_the_kept_band_begins_behind_what_is_left_out():
+    left, right = plots.band_gains([3.0, 2.0, 1.0, 0.5], (1, 2), BANDS, REPORTED_GAINS).axes
+    box = left.patches[0].get_extents().transformed(left.transData.inverted())
+    assert (box.x0, box.x1) == pytest.approx((1.5, 2.5)), "the second of four directions"
+    assert left.lines[0].get_ydata().tolist() == [3, 2, 1, 0.5]
+    assert right.lines[0].get_ydata().tolist() == BANDS["gain"].tolist()

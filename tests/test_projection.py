@@ -1,4 +1,4 @@
-"""PCA of class prompts against scikit-learn's PCA and numpy's eigendecomposition, and what Eq. 12 promises."""
+"""PCA of class prompts against scikit-learn's PCA and numpy's eigendecomposition; mixtures and centring by hand."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.projection.linear import pca_of_prompts
+from crossgap_lib.projection.linear import centre, mix, pca_of_prompts
 
 
 def some(n, d=8, seed=0, shift=1.0, **columns):
@@ -159,3 +159,66 @@ def test_images_of_which_nothing_is_left_are_refused():
     flat = Embeddings(np.array([[1.0, 1, 0], [-1, 1, 0]]))  # differ along the first direction alone
     with pytest.raises(CrossgapError, match="leaves nothing"):
         pca_of_prompts(flat)(Embeddings(np.array([[0.0, 0, 1]])))
+
+
+# ---------------------------------------------------------------- mixing and centring
+
+
+NATIVE, INVERTED = some(12, seed=2), some(12, seed=3, modality="oti")
+
+
+@given(alpha=st.floats(0, 1), seed=st.integers(0, 20))
+@settings(max_examples=25, deadline=None)
+def test_mixture_is_eq_9(alpha, seed):
+    a, b = some(4, seed=seed), some(4, seed=seed + 1)
+    expected = alpha * b.features.numpy() + (1 - alpha) * a.features.numpy()
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(mix(a, b, alpha).features.numpy(), expected, atol=1e-6)
+
+
+def test_the_ends_of_the_mixture_are_its_parts():
+    for alpha, part in ((0, NATIVE), (1, INVERTED)):
+        np.testing.assert_allclose(mix(NATIVE, INVERTED, alpha).features, part.features, atol=1e-6)
+    assert mix(NATIVE, INVERTED, 0.5).ids.tolist() == NATIVE.ids.tolist()
+
+
+def test_bad_mixtures_are_refused():
+    for alpha in (-0.1, 1.1, float("nan")):
+        with pytest.raises(CrossgapError, match="between 0 and 1"):
+            mix(NATIVE, INVERTED, alpha)
+    for other in (INVERTED[::-1], INVERTED[:8], Embeddings(np.ones((12, 5)), NATIVE.ids)):
+        with pytest.raises(CrossgapError, match="same pictures"):
+            mix(NATIVE, other, 0.5)
+    with pytest.raises(CrossgapError, match="leaves nothing"):
+        mix(NATIVE, Embeddings(-NATIVE.features, NATIVE.ids), 0.5)
+
+
+def test_centring_takes_the_mean_away():
+    x, reference = some(7), some(30, seed=4)
+    expected = x.features.numpy() - reference.features.numpy().mean(axis=0)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(centre(x, reference).features.numpy(), expected, atol=1e-6)
+    own = x.features - x.features.mean(dim=0)
+    np.testing.assert_allclose(centre(x).features, own / own.norm(dim=1, keepdim=True), atol=1e-6)
+    with pytest.raises(CrossgapError, match="8 dimensions and the mean has 5"):
+        centre(x, some(3, d=5))
+    with pytest.raises(CrossgapError, match="leaves nothing"):
+        centre(x[:1])
+
+
+# ---------------------------------------------------------------- real CLIP texts
+
+
+def test_imagenet_class_names_fill_most_of_the_space(real_folder):
+    with np.load(real_folder / "clip_vitb32_imagenet_classnames.npz", allow_pickle=False) as file:
+        names = Embeddings(file["features"], texts=file["texts"], modality="text")
+    project = pca_of_prompts(names)
+    assert project.components.shape == (256, 512), "d / 2, as in the paper"
+    assert len(project.variances) == 511, "the layer norm before the projection takes one direction"
+    rows = names.features.double().numpy()
+    assert project.explained == pytest.approx(
+        PCA(256, svd_solver="full").fit(rows).explained_variance_ratio_.sum(), abs=1e-4
+    )
+    assert 0.85 < project.explained < 0.99
+    first = pca_of_prompts(names, 1, centred=False).explained
+    assert first > pca_of_prompts(names, 1).explained + 0.3, "uncentred, the first direction is the mean"

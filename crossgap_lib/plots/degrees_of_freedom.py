@@ -47,7 +47,7 @@ def two_images(
         curve: a row for each number of anchors and seed: anchors, pearson.
         pictures: what a pair is -> its two pictures, where there are any.
     """
-    figure, axes = new_figure(1, len(pairs) + 1, width=3.55, height=5.0)
+    figure, axes = new_figure(1, len(pairs) + 1, width=3.55, height=5.6)
     for ax in axes[0, 1 : len(pairs)]:
         ax.sharex(axes[0, 0])
     for ax, (words, s) in zip(axes[0], pairs.items(), strict=False):

@@ -85,7 +85,7 @@ def shot_gains(
     """
     columns = min(columns, len(panels))
     n_rows = -(-len(panels) // columns)
-    figure, axes = new_figure(n_rows, columns, width=10.5 / columns, height=3.1 if n_rows > 1 else 4.0)
+    figure, axes = new_figure(n_rows, columns, width=10.5 / columns, height=3.3 if n_rows > 1 else 4.2)
     order, handles = {}, {}  # key -> which line it is, label -> what the legend shows
     for ax in axes.flat[1:]:
         ax.sharey(axes[0, 0])

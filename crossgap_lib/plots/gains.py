@@ -116,6 +116,7 @@ def gain_grid(table: pd.DataFrame) -> Figure:
     limit, bar = rows["gain"].abs().max(), {"label": _GAIN}
     look = {"cmap": "PRGn", "vmin": -limit, "vmax": limit, "linewidths": 1.5, "annot_kws": {"fontsize": 10}}
     sns.heatmap(gains, annot=words, fmt="", cbar_kws=bar, ax=axes[0, 0], **look)
-    axes[0, 0].set(xlabel="what makes two pictures relevant to each other", ylabel="")
+    axes[0, 0].set_xlabel("what makes two pictures relevant to each other", labelpad=8)
+    axes[0, 0].set_ylabel("")
     axes[0, 0].tick_params(length=0, labelrotation=0)
     return figure

@@ -42,17 +42,19 @@ def method_dots(table: pd.DataFrame, label: str, *, columns: int = 3) -> Figure:
     panels = dict(list(table.groupby("panel", sort=False)))
     methods = [m for m in dict.fromkeys(table["method"]) if not m.endswith(_ORACLE)]
     columns = min(columns, len(panels))
-    width, height = min(5.0, 10.5 / columns), 1.2 + 0.36 * len(methods)
-    figure, axes = new_figure(-(-len(panels) // columns), columns, width=width, height=height)
-    for k, (ax, (title, rows)) in enumerate(zip(axes.flat, panels.items(), strict=False)):
-        _dots(ax, rows, methods)
+    rows = -(-len(panels) // columns)
+    height = 1.0 + 0.36 * len(methods) + 1.1 / rows  # the last for title, legend and stamp of the figure
+    figure, axes = new_figure(rows, columns, width=min(5.0, 10.5 / columns), height=height)
+    for k, (ax, (title, part)) in enumerate(zip(axes.flat, panels.items(), strict=False)):
+        _dots(ax, part, methods)
         ax.set(title=title, ylim=(0.5 - len(methods), 0.5))
         ax.set_yticks(-np.arange(len(methods)), [""] * len(methods) if k % columns else methods)
         ax.set_xlabel(label if k + columns >= len(panels) else "")
     used, spare = axes.flat[: len(panels)], axes.flat[len(panels) :]
-    low, high = zip(*(ax.get_xlim() for ax in used), strict=True)
+    ends = np.array([ax.get_xlim() for ax in used])
+    room = 0.03 * np.ptp(ends)
     for ax in used:
-        ax.set_xlim(min(low), max(high))
+        ax.set_xlim(ends.min() - room, ends.max() + room)
     for ax in spare:
         ax.axis("off")
     if len(spare):

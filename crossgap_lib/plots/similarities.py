@@ -50,7 +50,7 @@ def histograms(
         ax.plot([], [], " ", label=f"overlap {overlap_coefficient(*samples.values()):.2f}")
     ax.set(xlabel="cosine similarity", ylabel="density", title=title)
     top = ax.get_ylim()[1]
-    ax.set_ylim(0, top * (1.12 + 0.09 * len(samples)))  # room for the legend above the curves
+    ax.set_ylim(0, top * (1.1 + 0.11 * len(samples)))  # room for the legend above the curves
     ax.legend(fontsize=8.5, loc="upper left")
     return figure if figure is not None else ax.figure
 

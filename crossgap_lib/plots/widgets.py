@@ -82,11 +82,16 @@ class _Stage:
         return file.getvalue()
 
 
-def figure_explorer(draw: Callable[..., tuple[Figure, str]], **sliders: w.Widget) -> w.VBox:
+def figure_explorer(
+    draw: Callable[..., tuple[Figure, str]], *, best: Callable[..., int] | None = None, **sliders: w.Widget
+) -> w.VBox:
     """Sliders above one figure and one sentence; ``draw`` maps the sliders' values to both.
 
     Each state is drawn once and then kept. ``draw`` may also return one figure again and again, whose artists marked
     ``animated`` it has moved: only these are then drawn, some ten times as fast as a new figure.
+
+    A slider called ``step`` gets a play button and a field to type a step in, and a button that jumps to the best step
+    where ``best`` gives it for the values of the other sliders.
     """
     as_drawn = w.Layout(align_self="flex-start", max_width="100%")  # not blown up to the width of the page
     image, sentence, stage = w.Image(format="png", layout=as_drawn), w.HTML(), _Stage()
@@ -100,22 +105,47 @@ def figure_explorer(draw: Callable[..., tuple[Figure, str]], **sliders: w.Widget
         image.value, words = state(*values.values())
         sentence.value = _readout(words)
 
-    return _explorer(show, sliders, sentence, image)
+    return _explorer(show, sliders, sentence, image, best=best)
 
 
-def _explorer(show: Callable[..., None], sliders: Mapping[str, w.Widget], *below: w.Widget) -> w.VBox:
+def _explorer(
+    show: Callable[..., None], sliders: Mapping[str, w.Widget], *below: w.Widget, best: Callable[..., int] | None = None
+) -> w.VBox:
     """The sliders over what ``show`` fills, which is called with their values now and whenever one moves."""
 
-    def update(_change: object = None) -> None:
-        show(**{name: slider.value for name, slider in sliders.items()})
+    def values() -> dict[str, object]:
+        return {name: slider.value for name, slider in sliders.items()}
+
+    def jump(_button: w.Button) -> None:
+        sliders["step"].value = best(**{name: value for name, value in values().items() if name != "step"})
 
     for slider in sliders.values():
-        slider.observe(update, names="value")
-    update()
+        slider.observe(lambda _change: show(**values()), names="value")
+    show(**values())
+    rows = [_ways_to(slider, best and jump) if name == "step" else slider for name, slider in sliders.items()]
     spoken = {"output_type": "display_data", "data": {"application/javascript": _SPOKEN}, "metadata": {}}
     script = w.Output(outputs=(spoken,), layout=w.Layout(height="0"))
-    box = w.VBox([*sliders.values(), script, *below])
-    return box.add_class("crossgap-explorer")
+    return w.VBox([*rows, script, *below]).add_class("crossgap-explorer")
+
+
+def _ways_to(step: w.SelectionSlider, jump: Callable[[w.Button], None] | None) -> w.HBox:
+    """The slider of the steps with a play button, a step that is typed and a button for the best one beside it."""
+    play = w.Play(max=len(step.options) - 1, interval=_STEP_MS, show_repeat=False)
+    w.link((step, "index"), (play, "value"))
+    narrow = {"layout": w.Layout(width="12em"), "style": {"description_width": "initial"}}
+    ends = {"min": step.options[0], "max": step.options[-1]}
+    typed = w.BoundedIntText(description="step nearest to", **ends, **narrow)
+    w.dlink((step, "value"), (typed, "value"))
+
+    def go(change: Mapping) -> None:
+        step.value = typed.value = min(step.options, key=lambda kept: abs(kept - change["new"]))
+
+    typed.observe(go, "value")
+    controls = [step, play, typed]
+    if jump:
+        controls.append(w.Button(description="best step", tooltip="to the step of the highest mAP"))
+        controls[-1].on_click(jump)
+    return w.HBox(controls, layout=w.Layout(flex_flow="row wrap"))
 
 
 def _readout(words: str) -> str:
@@ -129,43 +159,16 @@ def selection(name: str, values: Sequence, start: object = None) -> w.SelectionS
     return w.SelectionSlider(options=list(values), value=start, description=name, **look)
 
 
-# ---------------------------------------------------------------- steps
+# ---------------------------------------------------------------- along the steps of an inversion
 
 
-def _along_steps(
-    explore: Callable[..., w.VBox],
-    draw: Callable,
-    unit: str,
-    numbers: Iterable[int],
-    steps: Iterable[int],
-    best: Callable[[int], int] | None = None,
-    **sliders: w.Widget,
-) -> w.VBox:
-    """An explorer with sliders for the number of pseudo-tokens and for steps, and more ways to a step beside these.
-
-    These are a play button, a step that is typed and, where ``best`` says it for each number, the best step.
-    """
+def _number_and_step(unit: str, numbers: Iterable[int], steps: Iterable[int]) -> dict[str, w.SelectionSlider]:
+    """Sliders n and step, which begin with the least pseudo-tokens and after a third of the steps that were kept."""
     numbers, steps = sorted(numbers), sorted(steps)
-    n, step = selection(plural(unit), numbers, numbers[0]), selection("steps", steps, steps[len(steps) // 3])
-    box = explore(draw, **sliders, n=n, step=step)
-    play = w.Play(max=len(steps) - 1, interval=_STEP_MS, show_repeat=False)
-    w.link((step, "index"), (play, "value"))
-    narrow = {"layout": w.Layout(width="12em"), "style": {"description_width": "initial"}}
-    typed = w.BoundedIntText(min=steps[0], max=steps[-1], description="step nearest to", **narrow)
-    w.dlink((step, "value"), (typed, "value"))
-
-    def go(change: Mapping) -> None:
-        step.value = typed.value = min(steps, key=lambda kept: abs(kept - change["new"]))
-
-    typed.observe(go, "value")
-    controls = [step, play, typed]
-    if best:
-        jump = w.Button(description="best step", tooltip="to the step of the highest mAP")
-        jump.on_click(lambda _: step.set_trait("value", best(n.value)))
-        controls.append(jump)
-    row = w.HBox(controls, layout=w.Layout(flex_flow="row wrap"))
-    box.children = [row if child is step else child for child in box.children]
-    return box
+    return {
+        "n": selection(plural(unit), numbers, numbers[0]),
+        "step": selection("steps", steps, steps[len(steps) // 3]),
+    }
 
 
 def inversion_explorer(
@@ -196,12 +199,10 @@ def inversion_explorer(
         loss, at = points.loc[(n, step), ["loss", "mAP"]]
         return figure, f"{counted(n, unit)}, step {step}: loss {loss:.3f}, mAP {at:.1f} % (native {native:.1f} %)"
 
-    return _along_steps(
-        figure_explorer, draw, unit, runs, curve["step"].unique(), lambda n: points.loc[n]["mAP"].idxmax()
-    )
+    def best(n: int) -> int:
+        return points.loc[n]["mAP"].idxmax()
 
-
-# ---------------------------------------------------------------- one query
+    return figure_explorer(draw, best=best, **_number_and_step(unit, runs, curve["step"].unique()))
 
 
 def neighbour_explorer(runs: Mapping[int, Inversion], gallery: Embeddings, photos: Dataset, *, k: int = 5) -> w.VBox:
@@ -214,8 +215,8 @@ def neighbour_explorer(runs: Mapping[int, Inversion], gallery: Embeddings, photo
     """
     first = next(iter(runs.values()))
     own = gallery[[gallery.ids.tolist().index(name) for name in first.ids]]
-    found = {(n, step): nearest_rows(run.at(step), gallery, k) for n, run in runs.items() for step in run.snapshots}
-    natively = nearest_rows(own, gallery, k)  # (q, k)
+    found = {(n, step): _nearest(run.at(step), gallery, k) for n, run in runs.items() for step in run.snapshots}
+    natively = _nearest(own, gallery, k)  # (q, k)
     seen = np.unique([natively, *found.values()])
     urls = {name: _url(jpeg) for name, jpeg in thumbnails(photos, {*own.ids, *gallery.ids[seen]}).items()}
 
@@ -237,13 +238,11 @@ def neighbour_explorer(runs: Mapping[int, Inversion], gallery: Embeddings, photo
         native.value = strip("nearest to its own feature", query, natively[query])
         inverted.value = strip("nearest to its OTI feature", query, rows)
 
-    def explore(show: Callable, **sliders: w.Widget) -> w.VBox:
-        return _explorer(show, sliders, faces, said, native, inverted)
-
-    return _along_steps(explore, show, "pseudo-token", runs, first.snapshots, query=asked)
+    sliders = {"query": asked, **_number_and_step("pseudo-token", runs, first.snapshots)}
+    return _explorer(show, sliders, faces, said, native, inverted)
 
 
-def nearest_rows(queries: Embeddings, gallery: Embeddings, k: int) -> np.ndarray:
+def _nearest(queries: Embeddings, gallery: Embeddings, k: int) -> np.ndarray:
     """(q, k) rows of the gallery, nearest first; a query does not find the row of its own id."""
     found = similarities(queries, gallery)
     found[queries.ids[:, None] == gallery.ids[None]] = -np.inf
@@ -286,7 +285,6 @@ def walk_explorer(
     ``walks``: number of pseudo-tokens -> method -> step -> (n, 2); ``table`` and ``places`` as for ``cone_curves``;
     ``title`` says N and seed.
     """
-
     figure, move = walk_state(maps, walks, table, places, title)
 
     def draw(n: int, step: int) -> tuple[Figure, str]:
@@ -297,7 +295,7 @@ def walk_explorer(
             f"{row['to texts']:.2f} to the text axis; {100 * row['nearer images']:.0f} % nearer to the image axis"
         )
 
-    return _along_steps(figure_explorer, draw, "pseudo-token", walks, table["step"].unique())
+    return figure_explorer(draw, **_number_and_step("pseudo-token", walks, table["step"].unique()))
 
 
 def framed(page: str, height: int = 700) -> HTML:

@@ -14,7 +14,7 @@ class Protocol:
 
     Attributes:
         self_match: of ``metrics.retrieval``: whether R counts the query that was taken out of its own gallery.
-        first_captions: of ``tasks.text_text_methods``: whether other pictures' first captions are in the gallery.
+        first_captions: of ``tasks.texts_to_search``: whether other pictures' first captions are in the gallery.
         caption_split: split of Flickr30k and COCO (Karpathy).
         crop_queries: whether ROxford and RParis queries are cropped to their box.
         plain_ovi_prompts: whether OVI inverts "a photo of a {}" where the baseline has a data set's own prompts.
