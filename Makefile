@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 export CROSSGAP_HEADLESS ?= 1
+# Where it is set, each notebook's kernel compiles torch and all other packages anew: 20 seconds each.
+unexport PYTHONDONTWRITEBYTECODE
 # Tests run side by side, one process a core: with one thread each, they don't wait for each other.
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q -n auto
 
