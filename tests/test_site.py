@@ -133,7 +133,7 @@ def test_what_the_readme_shows_is_published(page, tmp_path):
     (tmp_path / "out").rename(tmp_path / "figures")
     (tmp_path / "nb").rename(tmp_path / "notebooks")
     readme, published = tmp_path / "README.md", tmp_path / "figures" / "published"
-    board = "<!-- scoreboard -->\nold\n<!-- end of scoreboard -->"
+    board = "<!-- scoreboard -->\n<!-- end of scoreboard -->"
     readme.write_text(f"![plain](figures/published/01_first/plain.png)\n{board}\nThe end.")
     made = publish(tmp_path)
     assert [path.name for path in made] == ["plain.png", "claims.csv", "run.json"]

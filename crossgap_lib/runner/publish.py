@@ -19,7 +19,7 @@ from crossgap_lib.store import whole
 from crossgap_lib.tasks.claims import read_claims
 
 _PICTURE = re.compile(r"\(figures/published/(\d\d_\w+/[\w-]+\.png)\)")
-_BOARD = re.compile(r"(<!-- scoreboard -->\n).*?(\n<!-- end of scoreboard -->)", re.DOTALL)
+_BOARD = re.compile(r"(<!-- scoreboard -->\n).*?(<!-- end of scoreboard -->)", re.DOTALL)
 _PACKAGES = ("torch", "open_clip_torch", "numpy", "umap-learn", "scikit-learn", "matplotlib")
 
 
@@ -46,7 +46,7 @@ def publish(root: Path = ROOT) -> list[Path]:
         part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     board = scoreboard(read_claims(published / "claims.csv"), root / "notebooks", "notebooks/")
     with whole(readme) as part:
-        part.write_text(_BOARD.sub(lambda found: f"{found[1]}{board}{found[2]}", text), encoding="utf-8")
+        part.write_text(_BOARD.sub(lambda found: f"{found[1]}\n{board}\n\n{found[2]}", text), encoding="utf-8")
     return [published / name for name in (*wanted, "run.json")]
 
 
