@@ -38,7 +38,7 @@ def test_named_texts_keep_their_judgements_when_drawn(mini, tmp_path):
 
 def test_zero_takes_all_texts(mini, monkeypatch):
     """A world of its own size: 2400 pictures with two captions each would take long to encode."""
-    monkeypatch.setitem(world._SETS, "all", (world._SETS["all"][0], 7))
+    monkeypatch.setitem(world.SETS, "all", (world.SETS["all"][0], 7))
     queries, gallery, _ = tasks.texts_to_search(mini, "world:all", n_texts=0, n_captions=2)
     assert (len(queries), len(gallery)) == (7, 14)
 
