@@ -180,8 +180,9 @@ def test_parameters_are_plain_literals_with_types(notebook):
     tagged = [cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", [])]
     assert len(tagged) == 1
     source = tagged[0]["source"]
-    for line, statement in zip(source.splitlines(), ast.parse(source).body, strict=True):
+    for statement in ast.parse(source).body:
         assert isinstance(statement, ast.Assign)
+        line = source.splitlines()[statement.end_lineno - 1]
         value = ast.literal_eval(statement.value)
         comment = re.search(r"  # type: (str|int|float|bool|list\[(?:str|int|float|list\[str\])\])$", line)
         assert comment, line

@@ -27,7 +27,7 @@ from crossgap_lib.inversion.oti_ovi import TEMPLATE, job_for, run
 if TYPE_CHECKING:
     from crossgap_lib.models.encoder import DualEncoder
 
-STEPS = {"oti": 1, "ovi": 26}  # on mini-clip both then pass the exact mode's best mAP
+STEPS = {"oti": 1, "ovi": 26}  # on mini-clip OTI then passes the exact mode's best mAP; see notebook 12 for OVI
 FIT_SAMPLES, FIT_STEPS = 256, {"oti": 5, "ovi": 10}  # exact inversions behind the start, and the steps of each
 _ALPHA = 0.3  # ridge penalty
 _LENGTH = {"oti": 0.005, "ovi": 0.2}  # of the first step: its root mean square over the width

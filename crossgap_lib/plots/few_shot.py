@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from crossgap_lib.plots.style import (
     COLOURS,
     DASHES,
-    DIFFERENT,
     MARKERS,
     PUBLISHED,
     SERIES,
@@ -126,14 +125,15 @@ def names_bars(table: pd.DataFrame) -> Figure:
     """
     models, questions = (list(dict.fromkeys(table[column])) for column in ("model", "asked about"))
     methods = list(dict.fromkeys(table["method"]))
-    looks = zip((COLOURS["image"], COLOURS["projection"], DIFFERENT), ("", "xx", ".."), strict=True)
+    native, projected = COLOURS["image"], COLOURS["projection"]
+    looks = ((native, "white", ""), (projected, "white", "xx"), ("white", projected, ".."))  # face, edge, hatch
     figure, axes = new_figure(1, len(models), width=10.5 / max(2, len(models)), height=3.4)
-    for k, (method, (colour, hatch)) in enumerate(zip(methods, looks, strict=False)):
+    for k, (method, (face, edge, hatch)) in enumerate(zip(methods, looks, strict=False)):
         for ax, model in zip(axes[0], models, strict=True):
             rows = (
                 table[(table["method"] == method) & (table["model"] == model)].set_index("asked about").loc[questions]
             )
-            look = {"color": colour, "hatch": hatch, "edgecolor": "white", "ecolor": "black", "capsize": 2}
+            look = {"facecolor": face, "hatch": hatch, "edgecolor": edge, "ecolor": "black", "capsize": 2}
             ax.bar(
                 np.arange(len(questions)) + 0.27 * (k - 1),
                 rows["value"],
