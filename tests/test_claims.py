@@ -65,7 +65,17 @@ YES, NO, OPEN = (2.0, 1.0, 3.0), (-2.0, -3.0, -1.0), (0.5, -0.5, 1.5)
     ],
 )
 def test_several_models_give_one_verdict(claims, parts, verdict):
-    assert claims.add("it gains", "a paper", parts, above=0) == verdict
+    claims.add("it gains", "a paper", parts, above=0)
+    assert claims.rows[-1]["verdict"] == verdict
+
+
+def test_a_claim_that_nothing_was_measured_for_says_why(claims):
+    claims.add("it gains", "a paper", {}, above=0, otherwise="there are no captions", published="+1", figure="curves")
+    claims.untestable("it gains", "a paper", "there are no captions", published="+1", figure="curves")
+    assert claims.rows[0] == pytest.approx(claims.rows[1], nan_ok=True)
+    assert claims.rows[0]["verdict"] == "not testable here"
+    with pytest.raises(CrossgapError, match="Say why"):
+        claims.add("it gains", "a paper", {}, above=0)
 
 
 def test_rows_are_written_and_read_again(claims, tmp_path):

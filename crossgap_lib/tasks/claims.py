@@ -72,19 +72,24 @@ class Claims:
         over: str = "queries",
         figure: str = "",
         digits: int = 1,
-    ) -> str:
-        """Judges a claim, adds its row and returns the verdict.
+        otherwise: str = "",
+    ) -> None:
+        """Judges a claim and adds its row.
 
         Args:
             claim: what is claimed, as a sentence without its full stop.
             whose: the paper and its table, figure or section.
-            here: what is measured, or part -> what is measured, such as a model or a task.
+            here: what is measured, or part -> what is measured, such as a model or a task; empty if no part is there.
             above, below: where the quantity lies if the claim is true.
             published: the published value with its unit; empty where a paper gives none.
             unit: of the measured value, such as "points of mAP".
             over: what the interval is taken over, such as "300 queries" or "3 training seeds".
             figure: the stem of the figure that shows it.
+            otherwise: why the claim can't be tested here, where ``here`` is empty.
         """
+        if not here:
+            self.untestable(claim, whose, otherwise, published=published, figure=figure)
+            return
         parts = {part: Measured(*one) for part, one in (here if isinstance(here, Mapping) else {"": here}).items()}
         verdict = _together([judge(one, above, below) for one in parts.values()])
         signed = "+" if 0 in (above, below) else ""
@@ -94,10 +99,15 @@ class Claims:
         here = f"{'; '.join(words)} {unit}".strip()
         row = {"claim": claim, "whose": whose, "published": published, "here": here, "over": over, "verdict": verdict}
         self._keep(row | alone._asdict() | {"effect": _range(effects), "figure": figure})
-        return verdict
 
     def untestable(self, claim: str, whose: str, why: str, *, published: str = "", figure: str = "") -> None:
-        """Adds a claim that this model, this data or this many seeds cannot decide, and says why."""
+        """Adds a claim that this model, this data or this many seeds cannot decide, and says why.
+
+        Raises:
+            CrossgapError: no reason is given.
+        """
+        if not why:
+            raise CrossgapError(f"Say why {claim!r} can't be tested here.")
         row = {"claim": claim, "whose": whose, "published": published, "here": why, "over": "", "verdict": UNTESTABLE}
         self._keep(row | Measured(nan, nan, nan)._asdict() | {"effect": "", "figure": figure})
 
