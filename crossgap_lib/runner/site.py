@@ -75,16 +75,17 @@ def write_index(out: Path, notebooks: Path) -> Path:
 
 
 def scoreboard(claims: pd.DataFrame, notebooks: Path = NOTEBOOKS, links: str = "") -> str:
-    """The notebooks as a Markdown table: name, the question it asks, and how many of its claims have which verdict.
+    """Notebooks with verdicts as a Markdown table: name, question, and how many of its claims have which verdict.
 
     ``links``: where the notebooks lie, seen from the page that shows the table.
     """
     counts = count_verdicts(claims)
     lines = [["notebook", "question", *counts.columns], ["---", "---", *["---:"] * len(counts.columns)]]
     for path in list_notebooks(notebooks):
-        row = counts.loc[path.stem] if path.stem in counts.index else [0] * len(counts.columns)
-        title = _title(nbformat.read(path, as_version=4)).replace("|", "\\|")
-        lines.append([f"[{path.stem}]({links}{path.name})", title, *(str(n) if n else "" for n in row)])
+        if path.stem in counts.index:
+            title = _title(nbformat.read(path, as_version=4)).replace("|", "\\|")
+            numbers = (str(n) if n else "" for n in counts.loc[path.stem])
+            lines.append([f"[{path.stem}]({links}{path.name})", title, *numbers])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -92,10 +92,10 @@ class Claims:
             return
         parts = {part: Measured(*one) for part, one in (here if isinstance(here, Mapping) else {"": here}).items()}
         verdict = _together([judge(one, above, below) for one in parts.values()])
-        signed = "+" if 0 in (above, below) else ""
+        effects = [one.effect for one in parts.values() if isfinite(one.effect)]
+        signed = "+" if effects or 0 in (above, below) else ""  # of gains and losses
         words = [f"{part} {_spoken(one, digits, signed)}".strip() for part, one in parts.items()]
         alone = next(iter(parts.values())) if len(parts) == 1 else Measured(nan, nan, nan)
-        effects = [one.effect for one in parts.values() if isfinite(one.effect)]
         here = f"{'; '.join(words)} {unit}".strip()
         row = {"claim": claim, "whose": whose, "published": published, "here": here, "over": over, "verdict": verdict}
         self._keep(row | alone._asdict() | {"effect": _range(effects), "figure": figure})
@@ -150,10 +150,16 @@ def count_verdicts(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def claims_table(table: pd.DataFrame) -> Styler:
-    """Rows of ``Claims``, or of ``read_claims``, as a table for people: every word is escaped, verdicts are bold."""
+    """Rows of ``Claims``, or of ``read_claims``, as a table for people: every word is escaped, verdicts are bold.
+
+    Rows of several notebooks begin with the notebook's number.
+    """
     shown = ["notebook", *COLUMNS] if table["notebook"].nunique() > 1 else list(COLUMNS)
-    look = table[shown].style.hide(axis="index").format(escape="html")
+    numbered = table.assign(notebook=table["notebook"].str.split("_").str[0])
+    look = numbered[shown].style.hide(axis="index").format(escape="html")
     look = look.map(
         lambda v: f"font-weight: bold; border-left: 4px solid {_INKS[v]}; padding-left: 6px", subset=["verdict"]
     )
-    return look.set_properties(**{"text-align": "left", "vertical-align": "top", "white-space": "normal"})
+    look = look.set_properties(["here"], **{"min-width": "15em"})
+    left = {"text-align": "left", "vertical-align": "top", "white-space": "normal"}
+    return look.set_properties(**left).set_table_styles([{"selector": "th", "props": list(left.items())}])
