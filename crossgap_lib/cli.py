@@ -18,8 +18,22 @@ if TYPE_CHECKING:
 SAVED = (".npz", ".parquet", ".safetensors")  # what Embeddings.save writes, checked here before hours of encoding
 FILE = click.Path(exists=True, dir_okay=False)
 DEVICE = click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ...; CUDA by default, if there is one.")
+SKIP_BAD = click.option(
+    "--skip-bad",
+    is_flag=True,
+    expose_value=False,
+    callback=lambda ctx, _, skip: _skip_bad(ctx) if skip else None,
+    help="Leave out what is bad among good rows (a missing picture, a broken line, a vector of zeros), and count it.",
+)
 MODEL_HELP = "mini-clip; NAME,TAG; NAME,PATH; NAME,random; local-dir:PATH or timm:NAME."
 DATA_HELP = "world:all, folder:PATH, captions:FILE, wds:FILES or a named set, see `crossgap datasets`."
+
+
+def _skip_bad(ctx: click.Context) -> None:
+    """Tells the readers of this process, and of those that it starts, by the environment."""
+    from crossgap_lib.processes import environment
+
+    ctx.with_resource(environment(CROSSGAP_SKIP_BAD="1"))
 
 
 class _Polite(click.Group):
@@ -83,6 +97,7 @@ def typed(text: str) -> Any:
 @click.option("--data", metavar="SPEC", help=DATA_HELP)
 @click.option("--embeddings", type=FILE, metavar="FILE", help="A file of features, which takes the place of a model.")
 @DEVICE
+@SKIP_BAD
 @click.option("-p", "extra", nargs=2, multiple=True, metavar="NAME VALUE", help="Any parameter of the notebooks.")
 @click.option("--force", is_flag=True, help="Also run the notebooks whose figures are up to date.")
 @click.option("--jobs", type=click.IntRange(1), default=1, metavar="N", help="So many notebooks run at the same time.")
@@ -103,8 +118,6 @@ def figures(
     from crossgap_lib.runner.site import write_index
 
     parameters = {name: value for name, value in flags.items() if value is not None}
-    if "models" in parameters:  # a spec may hold commas
-        parameters["models"] = [spec.strip() for spec in parameters["models"].split(";") if spec.strip()]
     more = {name: typed(value) for name, value in extra}
     how = {"force": force, "jobs": jobs, "notebooks": NOTEBOOKS, "out": out}
     runs = run_notebooks(only, parameters, more, **how, report=_say)
@@ -137,6 +150,7 @@ def _near(path: Path) -> str:
 @click.option("--texts", type=FILE, metavar="FILE", help="Encode its lines (UTF-8); blank ones are left out.")
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help=".npz, ...")
 @DEVICE
+@SKIP_BAD
 def embed(model: str, data: str | None, texts: str | None, out: Path, device: str | None) -> None:
     """Write the features of pictures or texts to a file."""
     if (data is None) == (texts is None):
@@ -261,6 +275,7 @@ def datasets() -> None:
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes of --engine ray.")
 @click.option("--address", metavar="HOST:PORT", help="The Ray cluster; by default a local one is started.")
 @DEVICE
+@SKIP_BAD
 def invert(out: Path, steps: int | None, snapshots: tuple[int, ...], **how: Any) -> None:
     """Invert a whole data set into a folder of shards; run it again to go on where it stopped."""
     import torch

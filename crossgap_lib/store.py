@@ -2,10 +2,13 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b, file_digest
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from crossgap_lib.paths import cache_dir
 
@@ -37,6 +40,15 @@ def content_digest(path: Path) -> str:
 def cached(part: str, facts: Iterable[object], suffix: str) -> Path:
     """Where what depends on these facts is kept, in one of ``PARTS`` of the cache; the file may not be there yet."""
     return cache_dir() / part / f"{digest(facts)}{suffix}"
+
+
+def keep(write: Callable[[], object]) -> None:
+    """Lets ``write`` write a file of the cache; where it can't, as in a read-only checkout, a warning says so."""
+    try:
+        write()
+    except (OSError, SafetensorError) as error:
+        told = f"Nothing is kept, since the cache {cache_dir()} can't be written; CROSSGAP_CACHE names another folder"
+        warnings.warn(f"{told}: {error}", stacklevel=2)
 
 
 @contextmanager

@@ -153,7 +153,8 @@ def bdd100k(root: Path) -> Path:
 # ---------------------------------------------------------------- captions
 
 KARPATHY = [("COCO_val2014_000000391895.jpg", "test"), ("COCO_val2014_000000522418.jpg", "test"),
-            ("COCO_val2014_000000184613.jpg", "val"), ("COCO_val2014_000000318219.jpg", "train")]  # fmt: skip
+            ("COCO_val2014_000000184613.jpg", "val"), ("COCO_val2014_000000318219.jpg", "train"),
+            ("COCO_val2014_000000554625.jpg", "restval")]  # fmt: skip
 
 
 def karpathy(root: Path, file: str, folder: str) -> Path:

@@ -265,6 +265,22 @@ def test_doctor_finds_versions_cache_minis_and_weights(monkeypatch, tmp_path):
     assert "ViT-L-14,openai" not in said["cached weights"]
 
 
+@pytest.mark.parametrize("skip", [[], ["--skip-bad"]])
+def test_bad_rows_are_skipped_by_one_option(monkeypatch, tmp_path, skip):
+    seen = []
+
+    def embed(*_):
+        seen.append(os.environ.get("CROSSGAP_SKIP_BAD"))  # which notebooks and other processes inherit
+        raise CrossgapError("seen")
+
+    monkeypatch.setattr(cli, "_embed", embed)
+    assert run("embed", *skip, "--model", "m", "--data", "d", "--out", f"{tmp_path}/x.npz").stderr == "Error: seen\n"
+    assert seen == (["1"] if skip else [None])
+    assert "CROSSGAP_SKIP_BAD" not in os.environ
+    for command in ("figures", "invert"):
+        assert "--skip-bad" in run(command, "--help").stdout
+
+
 # ---------------------------------------------------------------- the cache
 
 

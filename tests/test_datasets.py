@@ -2,6 +2,7 @@
 
 import json
 import os
+import unicodedata
 import warnings
 from multiprocessing.reduction import ForkingPickler
 
@@ -113,9 +114,56 @@ def test_empty_class_and_loose_pictures_are_reported(folders):
 
 
 def test_no_warning_where_all_is_well(folders):
+    (folders / "hot_dog/notes.txt").unlink()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_dataset(f"folder:{folders}")
+
+
+def test_files_that_are_no_pictures_by_their_names_are_counted(folders):
+    for name in ("IMG_0.HEIC", "IMG_1.heic", "scraped_0"):
+        (folders / "hot_dog" / name).touch()
+    with pytest.warns(UserWarning, match=r"4 files have no ending of a picture that is read here: 2 \.heic, 1 .*, 1 "):
+        data = load_dataset(f"folder:{folders}")
+    assert len(data) == 4
+
+
+@pytest.mark.parametrize("names", [("train", "val"), ("Train", "Test", "extra"), ("fold_1", "fold_2"), ("testing",)])
+def test_folders_that_are_splits_are_no_classes(tmp_path, names):
+    for split in names:
+        for kind in ("bear", "duck")[: 1 if split == names[-1] else 2]:  # the last split lacks a class
+            photo(tmp_path / split / kind / "0.png")
+    with pytest.raises(CrossgapError, match=f"{', '.join(sorted(names))} in .* are splits, not classes: read one, "):
+        load_dataset(f"folder:{tmp_path}")
+    assert load_dataset(f"folder:{tmp_path / names[0]}").class_names[0] == "bear"
+
+
+def test_classes_that_may_lie_a_level_deeper_are_said(tmp_path):
+    for name in ("bird/duck", "bird/owl", "mammal/bear"):
+        photo(tmp_path / name / "0.png")
+    with pytest.warns(UserWarning, match=r"if the classes are duck, owl, \.\.\. read folder:.*/bird"):
+        data = load_dataset(f"folder:{tmp_path}")
+    assert (data.class_names, data.labels.tolist()) == (("bird", "mammal"), [0, 0, 1])
+    photo(tmp_path / "mammal/0.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_dataset(f"folder:{tmp_path}")
+
+
+def test_a_class_named_like_a_split_among_others(tmp_path):
+    for name in ("car", "train"):
+        photo(tmp_path / name / "0.png")
+    assert load_dataset(f"folder:{tmp_path}").class_names == ("car", "train")
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    photo(tmp_path / "elsewhere/deep/1.png")
+    photo(tmp_path / "set/cat/0.png")
+    os.symlink(tmp_path / "elsewhere", tmp_path / "set/cat/linked")
+    os.symlink(tmp_path / "elsewhere", tmp_path / "set/dog")
+    os.symlink(tmp_path / "set/cat", tmp_path / "elsewhere/deep/around")
+    data = load_dataset(f"folder:{tmp_path / 'set'}")
+    assert data.ids.tolist() == ["cat/0.png", "cat/linked/deep/1.png", "dog/deep/1.png", "dog/deep/around/0.png"]
 
 
 def test_no_pictures_at_all(tmp_path):
@@ -183,6 +231,87 @@ def test_caption_formats(tmp_path, file_name, place):
     assert data.labels is None
 
 
+TABLES = {
+    "metadata.csv": 'File_Name,text\nä b.png,"A dog runs , fast ."\n2.png,a cat\nä b.png,a brown dog\n',
+    "quoted.csv": '"image","caption","id"\n"ä b.png","A dog runs , fast .",0\n2.png,a cat,1\nä b.png,a brown dog,2\n',
+    "lists.csv": """filename;raw\nä b.png;"['A dog runs , fast .', 'a brown dog']"\n2.png;"[""a cat""]"\n""",
+    "open_clip.tsv": "filepath\ttitle\nä b.png\tA dog runs , fast .\n2.png\ta cat\nä b.png\ta brown dog\n",
+    "results.csv": "image_name| comment_number| comment\nä b.png| 0| A dog runs , fast .\n2.png| 0| a cat\n"
+    "ä b.png| 1| a brown dog\n",
+    "blip.json": json.dumps([{"image": name, "caption": list(several)} for name, several in CAPTIONS.items()]),
+    "lines.json": "\n".join(
+        json.dumps({"file_name": n, "text": c}) for n, several in CAPTIONS.items() for c in several
+    ),
+    "one.jsonl": "\n".join(json.dumps({"path": name, "sentences": several}) for name, several in CAPTIONS.items()),
+    "mapping.json": json.dumps(CAPTIONS),
+}
+
+
+@pytest.mark.parametrize("file_name", TABLES)
+@pytest.mark.filterwarnings("ignore:.*has columns that are not used")
+def test_tables_of_others(tmp_path, file_name):
+    (tmp_path / file_name).write_text("\ufeff" + TABLES[file_name])
+    assert {row.name: row.captions for row in read_captions(tmp_path / file_name)} == CAPTIONS
+
+
+def test_columns_that_are_not_used_are_named(tmp_path):
+    (tmp_path / "c.csv").write_text("width,image,label,caption\n3,a.png,7,a dog\n")
+    with pytest.warns(UserWarning, match=r"c\.csv has columns that are not used: width, label$"):
+        assert read_captions(tmp_path / "c.csv") == [("a.png", ("a dog",), "")]
+    (tmp_path / "c.csv").write_text("image,label\na.png,7\n")
+    with pytest.raises(CrossgapError, match="line 1 is 'image,label'; read are COCO JSON"):
+        read_captions(tmp_path / "c.csv")
+
+
+BAD_ROWS = {
+    "fields.csv": "image,caption\n0.png,zero\n1.png,one,two\n2.png,two\n",
+    "pipes.csv": "image_name| comment_number| comment\n0.png| 0| zero\n1.png| 4   one\n2.png| 0| two\n",
+    "quote.csv": 'image,caption\n0.png,zero\n1.png,"one\n2.png,two\n',
+    "long.csv": f"image,caption\n0.png,zero\n1.png,{'one ' * 9000}\n2.png,two\n",
+    "tokens.txt": "0.png#0\tzero\n1.png one\n2.png#0\ttwo\n",
+    "lines.jsonl": '{"image": "0.png", "text": "zero"}\n{"image": \n{"image": "2.png", "text": "two"}\n',
+    "null.jsonl": '{"img": "0.png", "text": "zero"}\n{"img": "1.png", "text": null}\n{"img": "2.png", "text": "two"}',
+    "missing.txt": "0.png#0\tzero\n3.png.1#0\tone\n2.png#0\ttwo\n",
+}
+
+
+@pytest.mark.parametrize("file_name", BAD_ROWS)
+@pytest.mark.filterwarnings("ignore:.*has columns that are not used")
+def test_a_bad_row_is_refused_or_skipped_and_counted(tmp_path, file_name, monkeypatch):
+    for k in range(3):
+        photo(tmp_path / f"{k}.png", grey=k)
+    (tmp_path / file_name).write_text(BAD_ROWS[file_name])
+    spec = f"captions:{tmp_path / file_name}"
+    said = "1 of 3 pictures" if file_name == "missing.txt" else "line (2|3)"
+    with pytest.raises(CrossgapError, match=rf"{said}.*\(skip_bad=True, or --skip-bad on the command line, leaves"):
+        load_dataset(spec)
+    for skip in (True, None):  # None asks the environment, as in notebooks
+        with pytest.warns(UserWarning, match=f"{file_name}: 1 bad row is left out: .*{said}"):
+            data = load_dataset(spec, skip_bad=skip)
+        assert (data.ids.tolist(), data.captions) == (["0.png", "2.png"], (("zero",), ("two",)))
+        assert [grey_of(data, k) for k in (0, 1)] == [0, 2]
+        monkeypatch.setenv("CROSSGAP_SKIP_BAD", "1")
+
+
+@pytest.mark.parametrize(("listed", "stored"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_in_another_form_of_unicode_are_found(tmp_path, listed, stored):
+    photo(tmp_path / unicodedata.normalize(stored, "été/étang.png"))
+    name = unicodedata.normalize(listed, "été/étang.png")
+    (tmp_path / "c.txt").write_text(f"{name}#0\ta pond\n")
+    assert load_dataset(f"captions:{tmp_path / 'c.txt'}").ids.tolist() == [name]
+    assert load_dataset(f"folder:{tmp_path}").class_names == ("été",)  # in NFC, as prompts are written
+
+
+def test_karpathy_train_holds_restval(tmp_path):
+    images = [
+        {"filename": f"{k}.png", "split": split, "sentences": [{"raw": split}]}
+        for k, split in enumerate(["train", "restval", "val", "test"])
+    ]
+    (tmp_path / "c.json").write_text(json.dumps({"images": images}))
+    found = {s: [row.captions[0] for row in read_captions(tmp_path / "c.json", s)] for s in ("train", "restval", "all")}
+    assert found == {"train": ["train", "restval"], "restval": ["restval"], "all": ["train", "restval", "val", "test"]}
+
+
 def test_karpathy_splits_and_filepath(tmp_path):
     path = tmp_path / "dataset_coco.json"
     path.write_text(karpathy_json("val", filepath="val2014"))
@@ -230,7 +359,7 @@ def without(key: str) -> str:
     ("text", "why"),
     [
         ("{", "not valid JSON"),
-        ("{}", "lacks 'images'"),
+        ("{}", "holds no pictures"),
         ("[1]", "not a caption file"),
         ("[" * 100_000, "not a caption file"),
         (without("image_id"), "lacks 'image_id'"),
@@ -238,15 +367,21 @@ def without(key: str) -> str:
         (without("file_name"), "lacks 'file_name'"),
         (without("id"), "lacks 'id'"),
         (coco_json().replace('"2.png"', "null"), "a file name is expected, not None"),
-        (coco_json().replace('"a cat "', "5"), "not a caption file"),
+        (coco_json().replace('"a cat "', "5"), r"entry 2: a caption of '2\.png' is 5, not text"),
+        (coco_json().replace('"a cat "', "null"), r"entry 2: a caption of '2\.png' is None, not text"),
         (coco_json().replace('"a cat "', '" "'), r"1 of 2 pictures have no caption, the first is '2\.png'"),
         (coco_json().replace('"image_id": 3', '"image_id": 99'), "1 image_id of the annotations, as 99"),
-        (karpathy_json().replace("sentences", "words"), "lacks 'sentences'"),
+        (karpathy_json().replace("sentences", "words"), "entry 1 lacks captions, but has filename, split, words"),
         ('{"images": [], "annotations": []}', "holds no pictures"),
         ("", "holds no pictures"),
         ("a.png#0 no tab", "line 1 is 'a.png#0 no tab'"),
         ("image,caption\na.png,one, two\n", "line 2 has 3 fields"),
         ("image,caption\na.png\n", "line 2 has 1 fields"),
+        ('image,caption\na.png,"A dog\nb.png,a cat\n', "line 2: .* does each quote close"),
+        ('image,caption\na.png,a dog\nb.png,"a cat\nc.png,"a cow"\n', "line 3: .* does each quote close"),
+        (f"image,caption\na.png,a dog\nb.png,{'x' * 20_000}\n", "line 3: .* has 20000 characters"),
+        ('{"image": "a.png", "caption": "a"}\n{"image": "b.png", "caption": null}\n', "line 2: .* None, not text"),
+        ('{"image": "a.png", "caption": "a"}\n{"image": \n', "line 2 can't be read as JSON"),
     ],
 )
 def test_malformed_caption_files(tmp_path, text, why):
@@ -267,12 +402,10 @@ def test_binary_file_and_needless_split(tmp_path):
         load_dataset(f"captions:{path}/train")
 
 
-def test_a_picture_listed_twice_is_refused(tmp_path):
+def test_a_picture_listed_twice_is_one_row(tmp_path):
     path = tmp_path / "c.json"
     path.write_text(coco_json().replace("2.png", json.dumps("ä b.png")[1:-1]))
-    photo(tmp_path / "ä b.png")
-    with pytest.raises(CrossgapError, match=r"1 ids appear more than once, the first is 'ä b\.png'"):
-        load_dataset(f"captions:{path}")
+    assert read_captions(path) == [("ä b.png", (*CAPTIONS["ä b.png"], *CAPTIONS["2.png"]), "")]
 
 
 # --- specs -------------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
@@ -349,6 +351,73 @@ def test_a_foreign_npz_with_features_is_imported(tmp_path, save):
     assert loaded.labels.tolist() == [0, 1, 2, 3, 4]
 
 
+def test_the_names_that_people_use_are_taken_and_others_said(tmp_path):
+    columns = {"label": [2, 0, 1, 0, 0], "class_names": list("xyz"), "filenames": list("abcde"), "caption": ["t"] * 5}
+    more = {"modality": "text", "id": [7] * 5, "width": range(5)}  # ids repeat, so that those are none
+    np.savez(tmp_path / "f.npz", embeddings=random_features().numpy(), **columns, **more)
+    with pytest.warns(UserWarning, match=r"f\.npz holds what is not used: id, width$"):
+        loaded = Embeddings.load(tmp_path / "f.npz")
+    assert (loaded.labels.tolist(), loaded.class_names, loaded.modality) == ([2, 0, 1, 0, 0], ("x", "y", "z"), "text")
+    assert (loaded.ids.tolist(), loaded.texts.tolist()) == (list("abcde"), ["t"] * 5)
+
+
+def test_class_names_of_the_hub_and_labels_that_are_words(tmp_path):
+    rows = pa.array(random_features().tolist())
+    facts = {"info": {"features": {"label": {"names": ["bear", "duck"], "_type": "ClassLabel"}}}}
+    table = pa.table({"vector": rows, "label": [0, 1, 1, 0, 0]}, metadata={"huggingface": json.dumps(facts)})
+    pq.write_table(table, tmp_path / "f.parquet")
+    loaded = Embeddings.load(tmp_path / "f.parquet")
+    assert (loaded.labels.tolist(), loaded.class_names) == ([0, 1, 1, 0, 0], ("bear", "duck"))
+    pq.write_table(pa.table({"vector": rows, "class": ["owl", "bee", "owl", "owl", "ant"]}), tmp_path / "f.parquet")
+    loaded = Embeddings.load(tmp_path / "f.parquet")
+    assert (loaded.labels.tolist(), loaded.class_names) == ([2, 1, 2, 2, 0], ("ant", "bee", "owl"))
+
+
+def test_text_features_alone_are_no_images(tmp_path):
+    np.savez(tmp_path / "f.npz", text_features=np.eye(2))
+    assert Embeddings.load(tmp_path / "f.npz").modality == "text"
+
+
+def bad_files(folder) -> dict[str, str]:
+    """{file of five rows, of which 1 and 3 are bad: why}."""
+    a, b = random_features().numpy(), random_features().numpy()
+    a[[1, 3]], b[1], b[3, 2] = 0, np.nan, np.inf
+    np.save(folder / "zeros.npy", a)
+    np.savez(folder / "nan.npz", features=b)
+    labels = {"noise.npz": np.array([0, -1, 2, -1, 0]), "null.npz": np.array([0, np.nan, 2, np.nan, 0])}
+    for name, column in labels.items():
+        np.savez(folder / name, features=random_features().numpy(), label=column)
+    vectors = {"none.parquet": [[1.0], None, [1.0], None, [2.0]], "ragged.parquet": [[1.0], [1.0, 2], [1.0], [], [2.0]]}
+    for name, rows in vectors.items():
+        pq.write_table(pa.table({"vector": rows}), folder / name)
+    return dict.fromkeys(labels, "no label that is 0 or more") | {
+        **{"zeros.npy": "are all zero", "nan.npz": "hold NaN or infinity"},
+        **dict.fromkeys(vectors, "have no vector of 1 numbers"),
+    }
+
+
+@pytest.mark.parametrize("name", ["zeros.npy", "nan.npz", "noise.npz", "null.npz", "none.parquet", "ragged.parquet"])
+def test_bad_rows_are_named_and_can_be_skipped(tmp_path, name):
+    said = f"2 of 5 feature rows .*{bad_files(tmp_path)[name]}.*: 1, 3"
+    refused(rf"{said} \(counted from 0\) \(skip_bad", lambda: Embeddings.load(tmp_path / name))
+    with pytest.warns(UserWarning, match=f"{name}: 2 bad rows are left out: {said}"):
+        loaded = Embeddings.load(tmp_path / name, skip_bad=True)
+    assert loaded.ids.tolist() == ["row-000000", "row-000002", "row-000004"]
+    assert loaded.labels is None or loaded.labels.tolist() == [0, 2, 0]
+
+
+def test_inversion_of_a_file_with_rows_of_zeros(tmp_path, monkeypatch):
+    bad_files(tmp_path)
+    refused("2 of 5 feature rows are all zero", lambda: open_source(None, str(tmp_path / "zeros.npy"), "oti"))
+    monkeypatch.setenv("CROSSGAP_SKIP_BAD", "1")
+    with pytest.warns(UserWarning, match="2 bad rows are left out"):
+        source = open_source(None, str(tmp_path / "zeros.npy"), "oti")
+    assert len(source) == 3
+    part = source.read(slice(1, 3)).features
+    assert part.ids.tolist() == ["row-000002", "row-000004"]
+    assert torch.equal(part.features, Embeddings(random_features()).features[[2, 4]])
+
+
 def test_a_foreign_parquet_with_vectors_is_imported(tmp_path):
     table = pd.DataFrame({"vector": random_features().double().tolist(), "ids": range(10, 15), "header": list("abcde")})
     table.to_parquet(tmp_path / "f.parquet")
@@ -393,10 +462,27 @@ def test_pair_files_are_checked(tmp_path):
     np.savez(path, image_features=a, text_features=a, captions=["one"])
     refused("the texts have shape", lambda: load_pair(path))
     np.savez(path, image_features=a, text_features=a)
+    save_file({"image_features": torch.from_numpy(a), "text_features": torch.ones(5, 7)}, tmp_path / "p.safetensors")
+    pq.write_table(pa.table({f"{k}_features": a.tolist() for k in ("image", "text")}), tmp_path / "p.parquet")
+    for other in (tmp_path / "p.safetensors", tmp_path / "p.parquet"):
+        assert torch.equal(load_pair(other)[0].features, Embeddings(a).features)
     images, texts = load_pair(path)
     assert texts.texts is None
     texts.meta["captions"] = "mine"
     assert "captions" not in images.meta
+
+
+def test_a_pair_is_left_out_on_both_sides_and_pickles_are_said(tmp_path):
+    a, b = random_features().numpy(), random_features().numpy()
+    a[1], b[4] = 0, np.nan
+    names = np.array([str(k) for k in range(5)], dtype=object)  # numpy pickles an array of objects
+    facts = {"captions": list("abcde"), "fns": names, "filename": [f"{k}.jpg" for k in range(5)], "label": range(5)}
+    np.savez(tmp_path / "p.npz", image_features=a, text_features=b, **facts)
+    pickles = pytest.warns(UserWarning, match=r"p\.npz: pickled objects, which are never loaded, are in fns, so")
+    with pickles, pytest.warns(UserWarning, match=r"p\.npz: 2 bad rows are left out"):
+        images, texts = load_pair(tmp_path / "p.npz", skip_bad=True)
+    assert images.ids.tolist() == texts.ids.tolist() == ["0.jpg", "2.jpg", "3.jpg"]
+    assert (texts.texts.tolist(), images.labels.tolist()) == (["a", "c", "d"], [0, 2, 3])
 
 
 # ---------------------------------------------------------------- files that are refused
@@ -461,10 +547,10 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
 
 
 def test_files_without_features_say_what_they_hold(tmp_path):
-    np.savez(tmp_path / "f.npz", vectors=np.eye(2), labels=np.arange(2))
-    refused("f.npz holds no features, only vectors, labels", lambda: Embeddings.load(tmp_path / "f.npz"))
+    np.savez(tmp_path / "f.npz", x=np.eye(2), labels=np.arange(2))
+    refused("f.npz holds no features, only x, labels", lambda: Embeddings.load(tmp_path / "f.npz"))
     pd.DataFrame({"x": [1, 2]}).to_parquet(tmp_path / "f.parquet")
-    refused("f.parquet holds no vector, only x", lambda: Embeddings.load(tmp_path / "f.parquet"))
+    refused("f.parquet holds no features, only x", lambda: Embeddings.load(tmp_path / "f.parquet"))
 
 
 @pytest.mark.parametrize(
@@ -472,7 +558,8 @@ def test_files_without_features_say_what_they_hold(tmp_path):
     [
         ({"features": np.array([[1.0, np.nan]])}, "NaN"),
         ({"features": np.eye(3), "labels": np.array([0.5, 1, 2])}, "whole numbers"),
-        ({"features": np.eye(3), "labels": np.array(["a", "b", "c"])}, "whole numbers"),
+        ({"features": np.eye(3), "labels": np.array(["a"] * 3), "class_names": ["b"]}, "'a' is none of the 1 class"),
+        ({"features": np.eye(3), "labels": np.array([0, 2**63, 1], dtype=np.uint64)}, "fit in 64 bits"),
         ({"features": np.eye(3), "ids": np.arange(2)}, "ids have shape"),
         ({"features": np.eye(3), "header": np.array("no JSON")}, "can't be read"),
         ({"features": np.eye(3), "header": np.array('{"modality": 3}')}, "Modality 3 is none of"),
@@ -552,6 +639,12 @@ def photos(tmp_path):
         Image.fromarray(rng.integers(0, 256, (2, 2, 3), dtype=np.uint8)).save(path)
     (tmp_path / "photos/ant/1.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     return load_dataset(f"folder:{tmp_path / 'photos'}")
+
+
+def test_a_cache_that_cant_be_written_is_said_and_not_missed(photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("CROSSGAP_CACHE", str(tmp_path / "photos/ant/0.png"))  # no folder can be made in a file
+    with pytest.warns(UserWarning, match=r"Nothing is kept, since the cache .* can't be written; CROSSGAP_CACHE names"):
+        assert len(encode_images(FakeEncoder(), photos)) == 4
 
 
 def test_pictures_keep_order_and_labels_and_the_corrupt_one_is_reported(photos, tmp_path):

@@ -142,7 +142,7 @@ def test_tip_x_against_a_loop():
     np.testing.assert_allclose(found, expected, rtol=1e-8)
 
 
-def criterion_by_loops(support, labels, prompts):
+def criterion_by_loops(support, labels, prompts, weights):
     similarity, count = np.zeros(WIDTH), 0
     sets = [[prompts[c], *support[labels == c]] for c in range(CLASSES)]
     for i, one in enumerate(sets):
@@ -151,21 +151,23 @@ def criterion_by_loops(support, labels, prompts):
                 for b in other:
                     similarity, count = similarity + a * b, count + 1
     variance = ((prompts - prompts.mean(axis=0)) ** 2).sum(axis=0) / (CLASSES - 1)
-    return 0.3 * variance - 0.7 * similarity / count
+    return weights[1] * variance - weights[0] * similarity / count
 
 
-def test_ape_against_a_loop():
+@pytest.mark.parametrize("weights", [(0.7, 0.3), (0.2, 0.8)])
+def test_ape_against_a_loop(weights):
     support, labels, queries, prompts = made()
-    best = sorted(range(WIDTH), key=lambda k: -criterion_by_loops(support, labels, prompts)[k])[:6]
-    assert ape_channels(support, labels, prompts, share=0.6).tolist() == best
+    best = sorted(range(WIDTH), key=lambda k: -criterion_by_loops(support, labels, prompts, weights)[k])[:6]
+    assert ape_channels(support, labels, prompts, share=0.6, weights=weights).tolist() == best
     cut = lambda x: unit(x[best])  # noqa: E731
     expected = np.zeros((len(queries), CLASSES))
     for i, x in enumerate(queries):
         for s, c in zip(support, labels, strict=True):
             says = np.exp([cut(s) @ cut(t) for t in prompts])
-            divergence = entropy(np.eye(CLASSES)[c], says / says.sum())
+            divergence = entropy(np.eye(CLASSES)[c], says / says.sum(), base=2)
             expected[i, c] += np.exp(-2.0 * (1 - cut(x) @ cut(s))) * np.exp(0.4 * divergence)
-    np.testing.assert_allclose(ape(support, labels, queries, prompts, beta=2.0, gamma=0.4, share=0.6), expected)
+    settings = {"beta": 2.0, "gamma": 0.4, "share": 0.6, "weights": weights}
+    np.testing.assert_allclose(ape(support, labels, queries, prompts, **settings), expected)
 
 
 def test_ape_without_selection_or_surprise_is_tip_adapter():

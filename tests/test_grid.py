@@ -329,3 +329,28 @@ def test_a_probe_reads_what_is_there_and_not_what_is_not():
     assert read["told"] > 97
     assert 20 < read["noise"] < 47
     assert 25 < read["chance"] < 42
+
+
+# ---------------------------------------------------------------- what ships
+
+
+def test_the_shipped_table_holds_cells_of_the_declared_recipes():
+    declared = {recipe.name: recipe for recipe in grid.read_grid(DATA / "grid" / "grid.toml")[0]}
+    table = pd.read_parquet(DATA / "grid" / "grid.parquet")
+    for name, facts in table.attrs["cells"].items():
+        assert declared[name].is_kept_as(facts["recipe"])
+        assert facts["training seconds"] > 0
+        assert name in set(table["cell"])
+    shares = table[table["quantity"].isin(["mAP", "zero-shot", "linear probe"])]["value"]
+    assert shares.between(0, 100).all()
+
+
+@pytest.mark.parametrize("name", ["nano-m0", "nano-m03", "nano-m06", "nano-m1"])
+def test_a_shipped_nano_gives_the_numbers_of_its_table(name):
+    table = pd.read_parquet(DATA / "grid" / "grid.parquet")
+    model, rows = load_model(name, device="cpu"), table[table["cell"] == name]
+    photos = world.world_dataset("animals", n=400)
+    images = encode_images(model, photos, cache=False)
+    prompts = encode_texts(model, [f"a photo of a {kind}" for kind in photos.class_names], cache=False)
+    right = (images.features @ prompts.features.T).argmax(dim=1).numpy() == photos.labels
+    assert 100 * right.mean() == pytest.approx(value(rows, "kind", "zero-shot", measures.SHORT), abs=6)

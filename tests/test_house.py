@@ -184,7 +184,8 @@ def test_parameters_are_plain_literals_with_types(notebook):
         assert isinstance(statement, ast.Assign)
         line = source.splitlines()[statement.end_lineno - 1]
         value = ast.literal_eval(statement.value)
-        comment = re.search(r"  # type: (str|int|float|bool|list\[(?:str|int|float|list\[str\])\])$", line)
+        types = r"(str|int|float|bool|list\[(?:str|int|float|list\[str\])\])"
+        comment = re.search(rf"  # type: {types}(?: \([^()]+\))?$", line)
         assert comment, line
         assert type(value).__name__ == comment[1].partition("[")[0]
 

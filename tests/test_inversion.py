@@ -127,6 +127,17 @@ def test_paper_mode_is_the_mean_over_the_batch(cats_and_dogs):
     assert_same_path(paper, textbook_oti(model, images, ids, 1, 15, mean=True, eps=1e-8))
 
 
+def test_paper_mode_optimises_64_at_a_time(cats_and_dogs):
+    """As the released code does: the mean over a batch makes each result depend on those beside it."""
+    model, images, _ = cats_and_dogs
+    images = random_features(70, images.features.shape[1])
+    run = lambda rows, **how: oti(model, images[rows], steps=3, paper=True, cache=False, **how)  # noqa: E731
+    found, slices = run(slice(None)), (slice(0, 64), slice(64, 70))
+    parts = torch.cat([run(rows, batch_size=70).features for rows in slices])
+    assert torch.equal(found.features, parts)
+    assert not torch.equal(found.features, run(slice(None), batch_size=70).features)
+
+
 # ---------------------------------------------------------------- half precision
 
 
@@ -181,8 +192,8 @@ def linear_job(gain: float, d: int, steps: int, dtype: torch.dtype) -> tuple:
 def optimised(problem: tuple, d: int):
     encode, steps, half = problem
     targets = F.normalize(torch.randn(8, d, generator=torch.Generator().manual_seed(1)), dim=-1)
-    slope = ScaledGradient(8, "cpu") if half else gradient
-    return invert(encode, targets, initial_noise(map(str, range(8)), (1, 32), 0), steps, gradient=slope)
+    backward = ScaledGradient(8, "cpu") if half else gradient
+    return invert(encode, targets, initial_noise(map(str, range(8)), (1, 32), 0), steps, backward=backward)
 
 
 def test_gradients_too_small_for_fp16_are_not_lost():

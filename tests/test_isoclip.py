@@ -153,14 +153,22 @@ def test_text_towers_with_a_linear_layer(bias):
     torch.testing.assert_close(tower(ids), whole)  # it is back
 
 
-def test_timm_towers_with_a_linear_head():
-    config = {"model_name": "vit_tiny_patch16_224", "embed_dim": 6, "image_size": 224, "pool": "", "proj": "linear"}
-    tower = open_clip.timm_model.TimmModel(**config, proj_bias=True).eval()
-    net, pixels = SimpleNamespace(visual=tower), torch.zeros(1, 3, 224, 224)
+@pytest.mark.parametrize(
+    ("name", "size", "how"),
+    [
+        ("vit_tiny_patch16_224", 224, {"pool": "", "proj": "linear", "proj_bias": True}),
+        ("vit_pe_core_tiny_patch16_384", 384, {"pool": "map", "proj": None}),  # as PE-Core, whose trunk ends in the map
+        ("eva02_tiny_patch14_224", 224, {"pool": "token", "proj": None}),  # as EVA02
+    ],
+)
+def test_timm_towers_with_a_linear_head(name, size, how):
+    tower = open_clip.timm_model.TimmModel(name, embed_dim=6, image_size=size, **how).eval()
+    net, pixels = SimpleNamespace(visual=tower), torch.rand(1, 3, size, size)
     projector = projector_of(net, "image")
     whole = tower(pixels)
     with taken_away(net, "image"):
         pooled = tower(pixels)
+    assert (pooled.shape[1], whole.shape[1]) == (192, 6)
     torch.testing.assert_close(F.linear(pooled, projector.weight, projector.bias), whole)
     torch.testing.assert_close(tower(pixels), whole)
 
@@ -187,15 +195,35 @@ def test_encoding_is_cached_apart(mini):
 # ---------------------------------------------------------------- bands
 
 
-def test_default_bands():
-    projectors = {side: Projector(torch.eye(512)) for side in ("image", "text")}
-    directions = {side: torch.eye(512) for side in ("image", "text")}
-    band = lambda name, side: IsoClip(projectors, directions, torch.ones(512), name).default_band(side)  # noqa: E731
-    assert band("ViT-B-32-quickgelu,openai", "image") == (150, 50)
-    assert band("ViT-B-16,openai", "image") == (200, 50)
-    assert band("ViT-B-32,openai", "text") == (20, 100)
-    assert band("another", "image") == (150, 50), "the shares of CLIP B/32"
-    assert band("another", "text") == (20, 100)
+PUBLISHED = """
+ViT-B-32-quickgelu,openai        image 150  50  text  20 100
+ViT-B-16,openai                  image 200  50  text  10  50
+ViT-L-14-quickgelu,openai        image 250 200  text  10 300
+ViT-B-32,datacomp_xl_s13b_b90k   image  50  50  text   0   0
+ViT-B-16,datacomp_xl_s13b_b90k   image 100 100  text   2 150
+PE-Core-B-16,meta                image 300  50
+"""
+
+
+def iso_of(name, rank):
+    each = {side: torch.eye(rank) for side in ("image", "text")}
+    return IsoClip({side: Projector(eye) for side, eye in each.items()}, each, torch.ones(rank), name)
+
+
+@pytest.mark.parametrize("line", PUBLISHED.strip().splitlines())
+def test_published_bands(line):
+    name, *rest = line.split()
+    for side, top, bottom in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
+        iso = iso_of(name, 768)
+        assert iso.default_band(side) == iso.published_band(side) == (int(top), int(bottom))
+
+
+@pytest.mark.parametrize(("name", "side"), [("another", "image"), ("another", "text"), ("PE-Core-B-16,meta", "text")])
+def test_other_bands_are_our_own_scaling_of_clip_b32(name, side):
+    for rank in (512, 1024):
+        iso, expected = iso_of(name, rank), {"image": (150, 50), "text": (20, 100)}[side]
+        assert iso.published_band(side) is None
+        assert iso.default_band(side) == tuple(n * rank // 512 for n in expected)
 
 
 # ---------------------------------------------------------------- what can't be

@@ -29,7 +29,7 @@ from crossgap_lib.paths import ROOT
 from crossgap_lib.plots import atlas, widgets
 from crossgap_lib.projection.linear import pca_of_prompts
 from crossgap_lib.runner.notebooks import run_notebooks
-from crossgap_lib.tasks.maps import flat_map
+from crossgap_lib.tasks.maps import _for_numba, flat_map
 
 HOW = {"n_neighbors": 5, "perplexity": 8.0}
 
@@ -502,3 +502,12 @@ def test_the_notebook_maps_pairs_without_an_encoder(tmp_path):
     cells = nbformat.read(folder / "06_umap_pca_tsne.ipynb", as_version=4).cells
     said = "".join(o.text for c in cells if c.cell_type == "code" for o in c.outputs if o.output_type == "stream")
     assert said.count("left out") == 1
+
+
+def test_numba_has_a_place_where_nothing_else_can_be_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("CROSSGAP_CACHE", str(tmp_path))
+    assert _for_numba() == str(tmp_path / "numba")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CROSSGAP_CACHE", str(tmp_path / "file"))  # no folder can be made in it
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert _for_numba().startswith(str(tmp_path / "crossgap-numba-"))

@@ -252,10 +252,12 @@ def test_embeddings_agree_with_the_textbook(self_match):
 
 
 def test_a_counted_self_match_may_raise_r_beyond_the_gallery():
-    """The only item is one query's own entry; it is removed and counted for that one, relevant to the other."""
+    """The only item is one query's own entry: removed for that one, which keeps AP 0, and relevant to the other."""
     queries, gallery = embed(np.eye(2), [1, 1], ["own", "other"]), embed([[1.0, 0.0]], [1], ["own"])
     result = metrics.retrieval(queries, gallery, self_match="count")
-    assert (result.rows.tolist(), result.dropped, result.r_precision.tolist()) == ([1], 1, [1.0])
+    assert (result.rows.tolist(), result.dropped, result.r_precision.tolist()) == ([0, 1], 0, [0.0, 1.0])
+    with pytest.raises(CrossgapError, match="No query has a relevant item"):
+        metrics.retrieval(queries[[0]], gallery, self_match="count")
 
 
 def test_self_match_goes_by_id_wherever_it_stands():

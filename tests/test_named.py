@@ -10,7 +10,7 @@ from multiprocessing.reduction import ForkingPickler
 
 import miniatures
 import pytest
-from miniatures import BROKEN, SPLIT, grey_of, write
+from miniatures import BROKEN, SPLIT, grey_of, photo, write
 
 from crossgap_lib.datasets.load import load_dataset
 from crossgap_lib.datasets.named import lookup
@@ -178,7 +178,7 @@ def test_pictures_that_are_named_and_missing(name, tmp_path):
     next(path for path in root.rglob("*") if path.name == data.ids[0].split("/")[-1]).unlink()
     with pytest.raises(CrossgapError, match=rf"1 of {len(data)} pictures that .* names are missing, the first is"):
         load_dataset(f"{name}:{root}")
-    with pytest.warns(UserWarning, match="they are left out"):
+    with pytest.warns(UserWarning, match="1 bad row is left out: 1 of"):
         rest = load_dataset(f"{name}:{root}", skip_missing=True)
     assert rest.ids.tolist() == data.ids[1:].tolist()
     if data.labels is not None:
@@ -312,6 +312,21 @@ def test_imagenet(tmp_path):
 # ---------------------------------------------------------------- CUB, SOP, BDD100k
 
 
+def test_imagenet_whose_val_is_not_sorted(tmp_path):
+    root = miniatures.imagenet(tmp_path)
+    val = root / "images/val"
+    photo(val / "ILSVRC2012_val_00000001.JPEG", 1)
+    with pytest.warns(UserWarning, match="1 pictures lie in no class folder; ImageNet's val is sorted .* valprep"):
+        load_dataset(f"imagenet:{root}")
+    (val / "n09999999").mkdir()
+    with pytest.raises(CrossgapError, match="folder 'n09999999' is not in classnames"):
+        load_dataset(f"imagenet:{root}")
+    for folder in val.glob("n*"):
+        shutil.rmtree(folder)
+    with pytest.raises(CrossgapError, match=r"1 pictures lie in no class folder; ImageNet's val is sorted .* valprep"):
+        load_dataset(f"imagenet:{root}")
+
+
 def test_cub(tmp_path):
     data = load_dataset(f"cub:{miniatures.cub(tmp_path)}")
     assert data.class_names == ("Black footed Albatross", "Groove billed Ani")
@@ -369,7 +384,7 @@ def test_bdd100k_by_attribute(tmp_path):
         ([{"name": "a.jpg"}], "a frame lacks its name or timeofday"),
         ([{"name": "a.jpg", "attributes": {"timeofday": 3}}], "must be text"),
         ([{"name": "a.jpg", "attributes": {"timeofday": "undefined"}}], "timeofday is defined for no picture"),
-        ({"frames": []}, "a frame lacks"),
+        ({"frames": []}, "holds no list of frames"),
     ],
 )
 def test_bdd100k_labels_of_another_form(tmp_path, frames, why):
@@ -397,3 +412,31 @@ def test_nocaps_has_ten_captions(tmp_path):
     data = load_dataset(f"nocaps:{root}")
     assert [len(several) for several in data.captions] == [10] * 3
     assert grey_of(data, 2) == 2
+
+
+BAD_LINES = {  # of each list: (its file, what stands where its second row did)
+    "oxford-pets": ("split_zhou_OxfordPets.json", None),
+    "fgvc-aircraft": ("images_variant_test.txt", "1025794"),
+    "cub": ("images.txt", "2"),
+    "sop": ("Ebay_test.txt", "2 x 1 bicycle_final/2.JPG"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LINES)
+def test_a_bad_line_of_a_list_is_refused_or_skipped(name, tmp_path):
+    root = MAKERS[name](tmp_path)
+    spec, (file, line) = f"{name}:{root}", BAD_LINES[name]
+    ids, labels = load_dataset(spec).ids.tolist(), load_dataset(spec).labels.tolist()
+    if line is None:
+        lists = json.loads((root / file).read_text())
+        lists["test"][1] = lists["test"][1][:2]
+        write(root / file, json.dumps(lists))
+    else:
+        lines = (root / file).read_text().splitlines()
+        lines[2 if name == "sop" else 1] = line  # below SOP's header
+        write(root / file, "\n".join(lines))
+    with pytest.raises(CrossgapError, match=r"\(skip_bad=True"):
+        load_dataset(spec)
+    with pytest.warns(UserWarning, match="bad rows? (is|are) left out"):
+        rest = load_dataset(spec, skip_bad=True)
+    assert (rest.ids.tolist(), rest.labels.tolist()) == ([ids[0], *ids[2:]], [labels[0], *labels[2:]])

@@ -203,6 +203,24 @@ def gains_along(**options):
     return plots.gain_curves(table, "share", "share", by="words", reported=REPORTED_GAINS, **options)
 
 
+def panels(**options):
+    """Two methods and a hindsight's choice, for two questions at two strengths, the last one without the first m."""
+    rows = [
+        (f"strength {s}", panel, method, m, y, y - 5, y + 5, 8.0)
+        for s in (1, 2)
+        for panel in ("kind", "colour")
+        for method, y in (("OTI", 40.0), ("PCA of kinds", -10.0), ("OTI, best step", 60.0))
+        for m in (0, 50, 100)[s == 2 :]
+    ]
+    columns = ["strength", "panel", "method", "m", "value", "low", "high", "chance"]
+    return plots.line_panels(pd.DataFrame(rows, columns=columns), "m", "m (%)", by="method", **options)
+
+
+def captions(models=("nano-m0", "nano-m1")):
+    curve, found = tasks.along_steps({1: fake_runs()[1]}, gallery()), list(zip(PICTURES, "abaab", strict=True))
+    return plots.caption_rows(dict.fromkeys(models, (tasks.count_by_class(gallery()), curve, 60.0, found)))
+
+
 FIGURES = {
     "against_compute": compute,
     "bench_curves": bench,
@@ -221,6 +239,10 @@ FIGURES = {
     "method_dots, an empty place": lambda: plots.method_dots(dots(), "mAP (%)", columns=2),
     "gain_curves": lambda: gains_along(best=True, log=True),
     "band_gains": lambda: plots.band_gains([3.0, 2.0, 1.0, 0.5], (1, 1), BANDS, REPORTED_GAINS),
+    "line_panels": lambda: panels(ylabel="gain", row="strength"),
+    "line_panels, a scale each": panels,
+    "caption_rows": captions,
+    "caption_rows, one": lambda: captions(["nano-m0"]),
     "gain_grid": lambda: plots.gain_grid(pd.concat([GAINS.assign(task="kind"), GAINS.assign(task="colour")])),
     "accuracy_panels": lambda: plots.accuracy_panels(SHOTS, REPORTED, {"m": "CLIP ViT-B"}),
     "shot_gains": lambda: plots.shot_gains(
@@ -305,6 +327,33 @@ def test_methods_share_one_scale_and_what_labels_chose_is_hollow():
     assert not any(label.get_text() for label in texts.get_yticklabels()), "methods are named once, at the left"
 
 
+def test_more_lines_than_colours_are_told_apart():
+    pairs = pd.concat(SIBLINGS.assign(pair=SIBLINGS["pair"] + str(k)) for k in range(4))
+    assert len(plots.sibling_slopes(pairs, "an objective").legends[0].get_texts()) == 8 > len(plots.SERIES)
+    assert len({tuple(style.line_look(k).items()) for k in range(30)}) == 30
+
+
+def test_panels_share_a_scale_that_their_label_names_and_what_hindsight_chose_has_no_line():
+    first, *others = FIGURES["line_panels"]().axes
+    assert len(others) == 3
+    assert {ax.get_ylim() for ax in others} == {first.get_ylim()}
+    assert first.get_ylabel() == "strength 1\ngain"
+    hollow = [line for line in first.lines if line.get_markerfacecolor() == "none"]
+    assert [line.get_linestyle() for line in hollow] == ["None"]
+    assert hollow[0].get_ydata().tolist() == [60.0] * 3
+    dotted = [line.get_ydata().tolist() for line in others[-1].lines if line.get_linestyle() == ":"]
+    assert dotted == [[8.0] * 2] * 3, "what chance finds, of each method, where there is such a cell"
+    alone = FIGURES["line_panels, a scale each"]().axes
+    assert [ax.get_ylabel() for ax in alone] == ["", ""]
+
+
+def test_neighbours_of_the_querys_class_are_framed_in_full():
+    *_, strip = FIGURES["caption_rows, one"]().axes
+    frames = [patch.get_linestyle() for patch in strip.patches]
+    assert frames == ["-", "--", "-", "-", "--"]
+    assert [label.get_text() for label in strip.get_xticklabels()] == list("abaab")
+
+
 def test_whiskers_reach_from_the_mean_to_both_ends_of_its_own_interval():
     table = pd.DataFrame({"value": [5.0, 1.0], "low": [3.0, np.nan], "high": [9.0, np.nan]})
     table[["gain", "gain low", "gain high"]] = [[1.0, 0.5, 3.0], [-2.0, -2.0, -1.0]]
@@ -323,12 +372,18 @@ def test_counted_densities_have_an_area_of_one():
         assert (values * np.diff(edges)).sum() == pytest.approx(1)
 
 
-def test_pictures_of_a_slider_have_the_same_cosines():
-    near, far = ((tasks.count_by_class(gallery(n)),) for n in (40, 8))
-    drawn = [plots.count_histograms({"m": row}, ("by class",), unseen=[near, far]).axes[0] for row in (near, far)]
-    assert drawn[0].get_xlim() == drawn[1].get_xlim()
-    alone = plots.count_histograms({"m": far}, ("by class",)).axes[0]
-    assert alone.get_xlim() != drawn[1].get_xlim()
+def test_positions_of_a_slider_share_their_cosines_and_are_drawn_as_they_would_be_alone():
+    near, far = (tasks.count_by_class(gallery(n)) for n in (40, 8))
+    figure, move = plots.counts_state([near, far], "by class")
+    (ax,), cosines = figure.axes, figure.axes[0].get_xlim()
+    for position in (far, near, far):
+        move(position)
+        alone = plots.count_histograms({"m": (position,)}, ("by class",)).axes[0]
+        drawn, expected = ([patch.get_data().values for patch in a.patches] for a in (ax, alone))
+        assert np.array_equal(drawn, expected)
+        assert ax.get_ylim()[1] > np.max(expected)
+        assert ax.get_xlim() == cosines
+    assert cosines != alone.get_xlim(), "far alone needs fewer"
 
 
 def test_what_a_kind_of_pair_looks_like_does_not_depend_on_what_stands_beside_it():

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import open_clip
 import pytest
 
 from crossgap_lib import tasks
@@ -74,3 +75,28 @@ def test_words_of_tokenizers(mini):
         tasks.tokenizer_words(mini, 999)
     with pytest.raises(CrossgapError, match="shows 0 words"):
         tasks.tokenizer_words(SimpleNamespace(name="none", tokenizer=len), 1)
+
+
+def test_photographs_are_projected_on_imagenets_names_and_drawings_on_kinds(capsys, tmp_path):
+    def asked(class_names, data, *own):
+        words = tasks.projection_words(class_names, data, own)
+        return words, capsys.readouterr().out
+
+    own, file = ("a pug", "a tabby"), tmp_path / "words.txt"
+    file.write_text("\ufefféclair\r\n\r\n  mug \n", encoding="utf-8")
+    kinds, said = asked("", "world:dogs-vs-cats", *own)
+    assert kinds == list(load_dataset("world:all", n=1).class_names)
+    assert said == "world:dogs-vs-cats: the projection is spanned by 24 names, the kinds of the drawn world.\n"
+    names, said = asked("", "folder:pets", *own)
+    assert tuple(names) == open_clip.IMAGENET_CLASSNAMES
+    assert "1000 names, ImageNet's classes" in said
+    assert asked("imagenet", "world:all")[0] == names
+    assert asked("own", "folder:pets", *own) == (
+        list(own),
+        "folder:pets: the projection is spanned by 2 names, the classes of the data set.\n",
+    )
+    words, said = asked(str(file), "world:all", *own)
+    assert (words, str(file) in said) == (["éclair", "mug"], True)
+    for class_names, message in (("own", "two words or more, and there are 0"), ("no-such.txt", "can't be read")):
+        with pytest.raises(CrossgapError, match=message):
+            tasks.projection_words(class_names, "folder:pets")

@@ -184,6 +184,12 @@ def test_only_what_is_stale_runs_again(house):
     assert statuses(house) == "ran fresh"
 
 
+def test_skipping_bad_rows_makes_stale(house, monkeypatch):
+    statuses(house)
+    monkeypatch.setenv("CROSSGAP_SKIP_BAD", "1")
+    assert statuses(house) == "ran ran"
+
+
 def test_outputs_in_the_notebook_do_not_make_it_stale(house):
     statuses(house)
     path = house / "nb/01_first.ipynb"
@@ -194,10 +200,17 @@ def test_outputs_in_the_notebook_do_not_make_it_stale(house):
     assert statuses(house) == "fresh fresh"
 
 
-def test_a_missing_figure_is_made_again(house):
+def test_figures_that_are_not_what_was_written_are_made_again(house):
+    """Gone, edited by hand, drawn by a run of papermill itself with other parameters, or from somewhere else."""
     statuses(house)
-    (house / "out/02_second/plot.png").unlink()
+    plot = house / "out/02_second/plot.png"
+    plot.unlink()
     assert statuses(house) == "fresh ran"
+    plot.write_text("of other parameters")
+    assert statuses(house) == "fresh ran"
+    plot.with_name("more.png").write_text("from somewhere else")
+    assert statuses(house) == "fresh ran"
+    assert statuses(house) == "fresh fresh"
 
 
 @pytest.mark.parametrize("changed", ["lib/metrics.py", "lib/named/table.toml", "data/published/published.csv"])
@@ -360,6 +373,7 @@ def test_an_unknown_notebook_is_refused_with_the_list(house, wanted):
         ({"extra": {"model": "x"}}, "No parameter 'model' in 02_second"),
         ({"extra": {"stesp": 3}, "only": ["01"]}, "'stesp' in 01_first. Did you mean: steps"),
         ({"parameters": {"steps": 1}, "extra": {"steps": 2}}, "steps: given both"),
+        ({"extra": {"steps": "ten"}}, "steps must be a whole number, but is 'ten'"),
     ],
 )
 def test_a_parameter_that_nobody_takes_is_refused_before_anything_runs(house, options, message):

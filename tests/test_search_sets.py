@@ -48,24 +48,39 @@ def test_zero_takes_all_texts(mini, monkeypatch):
 
 def test_both_protocols_are_named_and_differ_where_they_say():
     table = tasks.protocol_table(tasks.protocol("paper"))
-    assert (table["used here"] == table["paper"]).iloc[:5].all()
+    assert (table["used here"] == table["paper"]).iloc[:8].all()
     differ = table["paper"] != table["released code"]
-    assert differ.loc[["the query in its own gallery", "Flickr30k and COCO", "ROxford and RParis queries"]].all()
+    changed = ["mAP@R", "R-Precision", "a query alone in its class", "Flickr30k and COCO", "ROxford and RParis queries"]
+    assert differ.loc[["the query in its own gallery", *changed]].all()
     with pytest.raises(CrossgapError, match="Did you mean: paper"):
         tasks.protocol("papers")
 
 
-def test_r_may_count_the_removed_query():
+def test_the_released_code_cuts_at_r_and_divides_by_r_minus_one():
+    """R counts the query, which is removed. R-Precision is as without it; a query alone in its class keeps AP 0."""
     rng = np.random.default_rng(0)
-    x = Embeddings(rng.normal(size=(15, 4)), labels=rng.integers(0, 3, 15))
+    x = Embeddings(rng.normal(size=(15, 4)), labels=[7, *rng.integers(0, 3, 14)])
     ours, theirs = (metrics.retrieval(x, x, self_match=how) for how in ("remove", "count"))
-    np.testing.assert_array_equal(ours.ap, theirs.ap)
+    assert (ours.rows.tolist(), theirs.rows.tolist()) == (list(range(1, 15)), list(range(15)))
+    assert (ours.dropped, theirs.dropped, theirs.n_relevant[0]) == (1, 0, 0)
+    assert {name: values[0] for name, values in theirs.per_query.items()} == dict.fromkeys(theirs.per_query, 0)
+    np.testing.assert_array_equal(ours.ap, theirs.ap[1:])
+    np.testing.assert_array_equal(ours.r_precision, theirs.r_precision[1:])
     scores = (x.features.double() @ x.features.double().T).numpy()
-    for row in range(15):
+    for row in range(1, 15):
         others = np.arange(15) != row
         relevant = (x.labels == x.labels[row])[others][np.argsort(-scores[row, others])]
         r = relevant.sum() + 1  # the query counts
-        precision = [relevant[: k + 1].mean() for k in range(min(r, 14)) if relevant[k]]
-        assert theirs.map_at_r[row] == pytest.approx(sum(precision) / r)
-        assert theirs.r_precision[row] == pytest.approx(relevant[:r].sum() / r)
-    assert "counted in R" in theirs.definition
+        precision = [relevant[: k + 1].mean() for k in range(r) if relevant[k]]
+        assert theirs.map_at_r[row] == pytest.approx(sum(precision) / min(r - 1, r))
+        assert theirs.r_precision[row] == pytest.approx(relevant[: r - 1].mean())
+    assert (theirs.map_at_r[1:] > ours.map_at_r).any()
+    assert "keeps AP 0" in theirs.definition
+
+
+def test_the_readings_of_reevaluating_stand_in_one_table():
+    table = tasks.reevaluating_table()
+    assert list(table.columns) == ["used here", "paper", "released code"]
+    assert (table["used here"] != "").all()
+    offered = table.loc["prompts and prototypes, weighed 1:1", "used here"]
+    assert all(method.name in offered for method in tasks.one_to_one())

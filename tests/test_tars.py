@@ -79,6 +79,58 @@ def test_json_folders_and_other_files(tmp_path):
     assert [grey_of(data, k) for k in (0, 1)] == [1, 2]
 
 
+def test_names_that_people_use_and_a_caption_a_line(tmp_path):
+    files = {
+        **{"1.png": photo_bytes(1), "1.txt": "a duck\n a bird \n\n", "1.json": '{"class": 3}', "1.npy": "x"},
+        **{"2.png": photo_bytes(2), "2.json": '{"captions": ["one\\nline", "two"], "label": "4"}', "2.jpg": b"again"},
+    }
+    write(tmp_path / "classnames.txt", "a\nb\nc\nd\ne\n")  # a level above, as CLIP_benchmark lays it out
+    with pytest.warns(UserWarning, match=r"files that are not used: 1 \.npy, 1 \.jpg$"):
+        data = load_dataset(f"wds:{tar(tmp_path / 'test/0.tar', files)}")
+    assert data.captions == (("a duck", "a bird"), ("one\nline", "two"))
+    assert (data.labels.tolist(), data.class_names) == ([3, 4], tuple("abcde"))
+    write(tmp_path / "classnames.txt", "a\n\nb\nc\nd\ne\n")
+    with pytest.raises(CrossgapError, match=r"classnames\.txt has a blank line before its end"):
+        load_dataset(f"wds:{tmp_path}/test/0.tar")
+    (tmp_path / "classnames.txt").unlink()
+    with pytest.warns(UserWarning, match=r"The labels have no names, as there is no classnames\.txt"):
+        load_dataset(f"wds:{tmp_path}/test/0.tar")
+
+
+def test_a_json_without_label_and_caption_is_said(tmp_path):
+    files = {"1.png": photo_bytes(1), "1.json": '{"url": "x", "species": "duck"}'}
+    with pytest.warns(UserWarning, match="1 with a .json that has no label and no caption, but url, species"):
+        assert load_dataset(f"wds:{tar(tmp_path / 'x.tar', files)}").labels is None
+
+
+def test_links_in_a_tar(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        write(tmp_path / "a", photo_bytes(7))
+        archive.add(tmp_path / "a", "0.png")
+        for name, kind, target in [("d/1.png", tarfile.LNKTYPE, "0.png"), ("d/2.png", tarfile.SYMTYPE, "../0.png")]:
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, target
+            archive.addfile(link)
+        link.name, link.linkname = "3.png", "/etc/passwd"
+        archive.addfile(link)
+    with pytest.warns(UserWarning, match="1 that are links to files which the tar does not hold"):
+        data = load_dataset(f"wds:{tmp_path}/x.tar")
+    assert data.ids.tolist() == ["x/0", "x/d/1", "x/d/2"]
+    assert [grey_of(data, k) for k in range(3)] == [7, 7, 7]
+
+
+def test_bad_samples_are_skipped_and_counted(tmp_path):
+    files = {f"{k}.png": photo_bytes(k) for k in range(4)} | {
+        "0.cls": "0",
+        "1.cls": "-1",
+        "2.cls": b"\xff",
+        "3.cls": "1",
+    }
+    with pytest.warns(UserWarning, match="2 bad rows are left out: x/1: the label must be .* the text of x/2 can't"):
+        data = load_dataset(f"wds:{tar(tmp_path / 'x.tar', files)}", skip_bad=True)
+    assert (data.ids.tolist(), data.labels.tolist()) == (["x/0", "x/3"], [0, 1])
+
+
 def test_tars_of_one_name_keep_their_samples_apart(tmp_path):
     for k, part in enumerate(("a", "b")):
         tar(tmp_path / part / "0.tar", {"1.png": photo_bytes(k)})

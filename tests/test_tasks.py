@@ -543,7 +543,7 @@ def test_published_values():
     assert len(gaps) == 9
     assert tasks.published(table="1", source="reevaluating").shape[0] == 11
     everything = tasks.published()
-    assert len(everything) == 1418 + 12  # the papers, and what was measured on real CLIP vectors
+    assert len(everything) == 1418 + 14  # the papers, and what was measured on real CLIP vectors
     assert everything["value"].notna().all()
 
 

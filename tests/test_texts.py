@@ -56,6 +56,21 @@ def test_nanobeir_of_another_form(tmp_path, part, rows, why):
         load_texts(f"nano-scifact:{tmp_path}")
 
 
+def test_bad_rows_of_a_collection_are_skipped_and_counted(tmp_path):
+    root = miniatures.nano(tmp_path, "jsonl")
+    for part, row in (
+        ("corpus", '{"_id": "d9"}'),
+        ("qrels", '{"query-id": "q1", "corpus-id": "d9"}'),
+        ("queries", "{"),
+    ):
+        write(root / f"{part}.jsonl", f"{(root / f'{part}.jsonl').read_text()}\n{row}\n")
+    with pytest.raises(CrossgapError, match=r"a row needs _id .*\(skip_bad=True"):
+        load_texts(f"nano-scifact:{root}")
+    with pytest.warns(UserWarning, match="3 bad rows are left out: .*a row needs _id.*line 4 can't be read.*the pair"):
+        found = load_texts(f"nano-scifact:{root}", skip_bad=True)
+    assert found.relevant.tolist() == [[True, True, False], [True, False, False]]
+
+
 def test_damaged_files(tmp_path):
     write(miniatures.nano(tmp_path) / "corpus/train-00000-of-00001.parquet", b"PAR1 cut off")
     with pytest.raises(CrossgapError, match="can't be read as Parquet"):
@@ -76,8 +91,8 @@ def test_newsgroups(tmp_path):
     assert found.corpus_labels.tolist() == [0, 1, 1]
     assert found.corpus[1].endswith("Mars é")
     (tmp_path / "20news-bydate-test/alt.cats").mkdir()
-    with pytest.raises(CrossgapError, match=r"holds the folder alt\.cats, which is no newsgroup"):
-        load_texts(f"20newsgroups:{tmp_path}")
+    with pytest.warns(UserWarning, match=r"holds folders that are no classes and not used: alt\.cats"):
+        assert load_texts(f"20newsgroups:{tmp_path}").corpus == found.corpus
 
 
 def test_imdb_as_texts_and_as_parquet(tmp_path):
@@ -88,7 +103,7 @@ def test_imdb_as_texts_and_as_parquet(tmp_path):
     other = load_texts(f"imdb:{miniatures.imdb_parquet(tmp_path / 'b')}")
     assert (other.corpus, other.corpus_labels.tolist()) == (("Bad.", "Great."), [0, 1])
     pq.write_table(pa.table({"text": ["Bad."], "label": [0]}), tmp_path / "b/plain_text/test-00000-of-00001.parquet")
-    with pytest.raises(CrossgapError, match="No test reviews of both sentiments"):
+    with pytest.raises(CrossgapError, match="No test texts of two classes"):
         load_texts(f"imdb:{tmp_path / 'b'}")
     pq.write_table(pa.table({"review": ["Bad."]}), tmp_path / "b/plain_text/test-00000-of-00001.parquet")
     with pytest.raises(CrossgapError, match=r"can't be read as Parquet: .*label"):

@@ -1,7 +1,6 @@
 """``Dataset``: rows of pictures that are listed now and decoded on demand."""
 
 import os
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from crossgap_lib.datasets.decode import open_picture
-from crossgap_lib.datasets.files import stamp
+from crossgap_lib.datasets.files import bad_row, stamp
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.store import digest
 
@@ -87,22 +86,20 @@ def from_listing(
     paths: Sequence[Path | None],
     looked_in: Iterable[Path],
     *,
-    skip_missing: bool = False,
     labels: np.ndarray | None = None,
     captions: Sequence[tuple[str, ...]] | None = None,
     class_names: tuple[str, ...] = (),
 ) -> Dataset:
-    """The Dataset of the n pictures that the file ``listing`` names.
+    """The Dataset of the n pictures that the file ``listing`` names; one that is not there is a bad row.
 
     Args:
         names: (n,) as the listing has them; they become the ids.
         paths: (n,) the file of each picture, None where it is not there.
         looked_in: the folders that were searched, for the message.
-        skip_missing: leave out the pictures that are not there, with a warning.
         labels, captions: (n,) of each name.
 
     Raises:
-        CrossgapError: pictures are not there, or, with ``skip_missing``, none is.
+        CrossgapError: none of the pictures is there.
     """
     kept = [k for k, path in enumerate(paths) if path]
     if len(kept) < len(names):
@@ -111,9 +108,9 @@ def from_listing(
             f"{len(names) - len(kept)} of {len(names)} pictures that {listing} names are missing, the first is "
             f"{first!r}; looked in {', '.join(map(str, looked_in))}"
         )
-        if not skip_missing or not kept:
-            raise CrossgapError(f"{message} (skip_missing=True leaves them out)")
-        warnings.warn(f"{message}; they are left out", stacklevel=5)
+        if not kept:
+            raise CrossgapError(message)
+        bad_row(message, len(names) - len(kept))
     return from_files(
         spec,
         [names[k] for k in kept],

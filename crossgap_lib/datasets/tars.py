@@ -5,9 +5,11 @@ own, since threads that share one would move it for each other.
 """
 
 import json
+import os
 import re
 import tarfile
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,13 +22,15 @@ from PIL import Image
 
 from crossgap_lib.datasets.dataset import Dataset
 from crossgap_lib.datasets.decode import EXTENSIONS, open_picture
-from crossgap_lib.datasets.files import absolute, read_lines, stamp
+from crossgap_lib.datasets.files import absolute, of_good, read_lines, stamp
 from crossgap_lib.errors import CrossgapError, UnreadableImage
 from crossgap_lib.store import digest
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _SPAN = re.compile(r"(\d+)\.\.(\d+)")
-_LABEL_KEYS, _CAPTION_KEYS = ("cls", "label"), ("caption", "text", "txt")  # of a sample's JSON
+# The endings of files, and the keys in a sample's JSON, that hold its label and its captions. The first one counts.
+_LABEL = ("cls", "label", "labels", "class", "class_id", "target")
+_CAPTION = ("txt", "captions", "caption", "texts", "text", "title", "description")
 _MOST_SHARDS = 100_000
 
 
@@ -78,11 +82,12 @@ def _choices(inside: str) -> list[str]:
 def read(spec: str, rest: str) -> Dataset:
     """``wds:PATH/{00..09}.tar``: pictures, with labels and captions if the tars have them.
 
-    A label is a whole number, in a .cls file or under "cls" or "label" of a .json file; a caption is a .txt file or
-    stands under "caption", "text" or "txt". The lines of a file classnames.txt beside the first tar name the labels.
+    A label is a whole number, in a .cls file or under "cls", "label" or "class" of a .json file. Each line of a .txt
+    file is a caption, and so is what stands under "caption", "text" or "txt" of a .json file. The lines of a file
+    classnames.txt beside the first tar, or a level above it, name the labels.
 
     Samples without a picture, or without a label or caption if other samples have one, are left out with a warning,
-    and so is what follows where a tar was cut off.
+    and so are files of other kinds, and what follows where a tar was cut off.
 
     Raises:
         CrossgapError: a tar is missing, compressed or no tar, there are no pictures, or a label is no whole number.
@@ -91,22 +96,23 @@ def read(spec: str, rest: str) -> Dataset:
     missing = [tar for tar in tars if not tar.is_file()]
     if missing:
         raise CrossgapError(f"{len(missing)} of {len(tars)} tars are missing, the first is {missing[0]}")
-    samples = _samples(tars)
+    unused: Counter[str] = Counter()  # kinds of files, and how many of each are not used
+    samples = _samples(tars, unused)
     pictured = {key: sample for key, sample in samples.items() if sample.picture}
     if not pictured:
         raise CrossgapError(f"{spec} holds no pictures")
-    facts = {key: _facts(tars, key, sample) for key, sample in pictured.items()}
+    facts = dict(of_good(lambda each: (each[0], _facts(tars, *each, unused)), pictured.items()))
     has_label, has_caption = (any(fact[k] is not None for fact in facts.values()) for k in (0, 1))
     kept = [
-        key for key, (label, caption) in facts.items()
-        if not (has_label and label is None) and not (has_caption and caption is None)
+        key for key, (label, captions) in facts.items()
+        if not (has_label and label is None) and not (has_caption and captions is None)
     ]  # fmt: skip
-    _warn_of_left_out(spec, len(samples), len(pictured), len(kept))
+    _warn_of_left_out(spec, len(samples), len(pictured), len(facts) - len(kept), unused)
     if not kept:
         raise CrossgapError(f"{spec}: no sample has both a label and a caption, as some have the one or the other")
     labels = np.array([facts[key][0] for key in kept], dtype=np.int64) if has_label else None
-    captions = tuple((facts[key][1],) for key in kept) if has_caption else None
-    class_names = _class_names(tars[0].parent / "classnames.txt", labels)
+    captions = tuple(facts[key][1] for key in kept) if has_caption else None
+    class_names = _class_names(tars[0].parent, labels) if has_label else ()
     return _dataset(spec, tars, {key: pictured[key].picture for key in kept}, labels, captions, class_names)
 
 
@@ -142,29 +148,43 @@ def _bytes(tar: str | Path, offset: int, size: int) -> bytes:
 # ---------------------------------------------------------------- samples
 
 
-def _samples(tars: list[Path]) -> dict[str, _Sample]:
+def _samples(tars: list[Path], unused: Counter[str]) -> dict[str, _Sample]:
     """{tar/key: sample}, in the order of the tars."""
     samples: dict[str, _Sample] = {}
     for number, tar in enumerate(tars):
         prefix = tar.stem if len({each.stem for each in tars}) == len(tars) else f"{number}-{tar.stem}"
-        for member in _members(tar):
-            folder, _, base = member.name.removeprefix("./").rpartition("/")
+        for name, offset, size in _members(tar, unused):
+            folder, _, base = name.rpartition("/")
             stem, _, ending = base.partition(".")  # WebDataset: the key ends at the first dot
             key = "/".join(filter(None, (prefix, folder, stem)))
-            part = _Part(number, member.offset_data, member.size)
-            samples.setdefault(key, _Sample()).parts.setdefault(ending.lower(), part)
+            part = _Part(number, offset, size)
+            if samples.setdefault(key, _Sample()).parts.setdefault(ending.lower(), part) is not part:
+                unused["of a name that was there already"] += 1
     return samples
 
 
-def _members(tar: Path) -> Iterator[tarfile.TarInfo]:
-    """The plain files of a tar, without hidden ones, in order; warns if the tar was cut off."""
-    end = 0
+def _members(tar: Path, unused: Counter[str]) -> Iterator[tuple[str, int, int]]:
+    """(name, offset, size) of the files of a tar in order, and of links to files before them; without hidden ones.
+
+    Warns if the tar was cut off.
+    """
+    end, places = 0, {}
     try:
         with tarfile.open(tar, "r:") as archive:
             for member in archive:
                 end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                if member.isreg() and not Path(member.name).name.startswith("."):
-                    yield member
+                name = os.path.normpath(member.name)
+                if member.isreg():
+                    places[name] = member.offset_data, member.size
+                elif member.islnk() or member.issym():
+                    folder = os.path.dirname(name) if member.issym() else ""
+                    target = os.path.normpath(os.path.join(folder, member.linkname))
+                    if target not in places:
+                        unused["that are links to files which the tar does not hold before them"] += 1
+                        continue
+                    places[name] = places[target]
+                if name in places and not os.path.basename(name).startswith("."):
+                    yield name, *places[name]
     except (tarfile.TarError, OSError) as error:
         if not end:
             raise CrossgapError(f"{tar} is no plain tar ({error}); compressed tars must be unpacked to .tar") from error
@@ -175,14 +195,26 @@ def _members(tar: Path) -> Iterator[tarfile.TarInfo]:
         warnings.warn(f"{tar} has no end: it was cut off, and what came after is missing", stacklevel=6)
 
 
-def _facts(tars: list[Path], key: str, sample: _Sample) -> tuple[int | None, str | None]:
-    """(label, caption) of a sample; None for what it does not have."""
+_Facts = tuple[int | None, tuple[str, ...] | None]  # (label, captions) of a sample; None for what it does not have
+
+
+def _facts(tars: list[Path], key: str, sample: _Sample, unused: Counter[str]) -> _Facts:
     notes = _json(tars, key, sample.parts["json"]) if "json" in sample.parts else {}
-    label = _text(tars, key, sample.parts["cls"]) if "cls" in sample.parts else _first(notes, _LABEL_KEYS)
-    caption = _text(tars, key, sample.parts["txt"]) if "txt" in sample.parts else _first(notes, _CAPTION_KEYS)
+    for ending, part in sample.parts.items():
+        if ending in _LABEL:
+            notes[ending] = _text(tars, key, part)
+        elif ending in _CAPTION:
+            notes[ending] = _text(tars, key, part).split("\n")
+        elif ending != "json" and part is not sample.picture:
+            unused[f".{ending}"] += 1
+    label, captions = _first(notes, _LABEL), _first(notes, _CAPTION)
     if label is not None and not re.fullmatch(r"\d{1,9}", str(label)):
         raise CrossgapError(f"{key}: the label must be a whole number, not {str(label)[:40]!r}")
-    return None if label is None else int(label), str(caption).strip() or None if caption is not None else None
+    if label is None and captions is None and notes:
+        unused[f"with a .json that has no label and no caption, but {', '.join(map(str, notes))}"[:200]] += 1
+    several = captions if isinstance(captions, list) else [captions]
+    stripped = tuple(str(caption).strip() for caption in several if caption is not None)
+    return None if label is None else int(label), tuple(filter(None, stripped)) or None
 
 
 def _first(notes: dict, keys: tuple[str, ...]) -> Any:
@@ -204,17 +236,25 @@ def _json(tars: list[Path], key: str, part: _Part) -> dict:
     return notes if isinstance(notes, dict) else {}
 
 
-def _warn_of_left_out(spec: str, total: int, pictured: int, kept: int) -> None:
-    reasons = (total - pictured, "hold no picture"), (pictured - kept, "lack the label or caption that others have")
-    said = [f"{count} {why}" for count, why in reasons if count]
-    if said:
-        warnings.warn(f"{spec}: of {total} samples {' and '.join(said)}; they are left out", stacklevel=5)
+def _warn_of_left_out(spec: str, total: int, pictured: int, lacking: int, unused: Counter[str]) -> None:
+    reasons = (total - pictured, "hold no picture"), (lacking, "lack the label or caption that others have")
+    said = " and ".join(f"{count} {why}" for count, why in reasons if count)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in unused.items())
+    notes = [f"of {total} samples {said}; they are left out"] if said else []
+    notes += [f"files that are not used: {kinds}"] if kinds else []
+    if notes:
+        warnings.warn(f"{spec}: {'; '.join(notes)}", stacklevel=5)
 
 
-def _class_names(file: Path, labels: np.ndarray | None) -> tuple[str, ...]:
-    if labels is None or not file.is_file():
+def _class_names(folder: Path, labels: np.ndarray) -> tuple[str, ...]:
+    """The lines of classnames.txt beside the tars or, as CLIP_benchmark lays it out, a level above them."""
+    file = next((p for p in (folder / "classnames.txt", folder.parent / "classnames.txt") if p.is_file()), None)
+    if file is None:
+        warnings.warn(f"The labels have no names, as there is no classnames.txt in {folder} or above it", stacklevel=5)
         return ()
-    names = tuple(read_lines(file).values())
+    names = read_lines(file)
+    if list(names) != list(range(1, len(names) + 1)):
+        raise CrossgapError(f"{file} has a blank line before its end, so that labels would get the names of others")
     if labels.max() >= len(names):
         raise CrossgapError(f"{file} names {len(names)} classes, but labels go up to {labels.max()}")
-    return names
+    return tuple(names.values())

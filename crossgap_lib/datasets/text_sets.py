@@ -8,23 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from crossgap_lib.datasets.files import absolute, read_json_lines
-from crossgap_lib.datasets.named import beir, imdb, newsgroups
+from crossgap_lib.datasets.files import absolute, read_json_lines, skipping
+from crossgap_lib.datasets.named import beir, text_folders
 from crossgap_lib.datasets.named.coco import caption_rows
 from crossgap_lib.datasets.named.collection import TextCollection, id_and_text
 from crossgap_lib.datasets.named.lookup import unknown
 from crossgap_lib.datasets.named.table import SETS, NamedSet
 from crossgap_lib.errors import CrossgapError
 
-_FAMILIES: dict[str, Callable[..., TextCollection]] = {  # (row of the table, spec, what follows the colon, **options)
-    "beir": beir.read,
-    "imdb": imdb.read,
-    "newsgroups": newsgroups.read,
-}
-
 
 def load_texts(
-    spec: str, *, summaries: str | Path | None = None, queries: str | Path | None = None, **options: Any
+    spec: str,
+    *,
+    summaries: str | Path | None = None,
+    queries: str | Path | None = None,
+    skip_bad: bool | None = None,
+    **options: Any,
 ) -> TextCollection:
     """The text-text retrieval task of a named set: one of NanoBEIR's, 20newsgroups, imdb, or coco, flickr30k, nocaps.
 
@@ -34,6 +33,7 @@ def load_texts(
         summaries: a file of JSON lines {"id": ..., "text": ...} that replace texts of the corpus; the paper has a
             language model summarise the long ones (App. G). A warning says how many texts stay as they are.
         queries: a file of such lines that replace queries, for instance by descriptions of the classes.
+        skip_bad: leave out bad rows, with a warning, as ``load_dataset`` does.
         options: ``split``, of sets that have several.
 
     Raises:
@@ -42,16 +42,14 @@ def load_texts(
     """
     prefix, colon, rest = spec.partition(":")
     row = SETS.get(prefix)
-    if row is None or not (row.texts_only or row.family == "captions") or not colon or not rest:
-        raise unknown(spec, [name for name, row in SETS.items() if row.texts_only or row.family == "captions"])
-    if row.family == "captions":
-        made = _first_captions(row, spec, rest, **options)
-    else:
+    if row is None or row.family not in _FAMILIES or not colon or not rest:
+        raise unknown(spec, [name for name, row in SETS.items() if row.family in _FAMILIES])
+    with skipping(spec, skip_bad):
         made = _FAMILIES[row.family](row, spec, rest, **options)
-    if queries is not None:
-        made = replace(made, queries=_replaced(queries, made.query_ids, made.queries))
-    if summaries is not None:
-        made = replace(made, corpus=_replaced(summaries, made.corpus_ids, made.corpus))
+        if queries is not None:
+            made = replace(made, queries=_replaced(queries, made.query_ids, made.queries))
+        if summaries is not None:
+            made = replace(made, corpus=_replaced(summaries, made.corpus_ids, made.corpus))
     return made
 
 
@@ -79,3 +77,10 @@ def _replaced(path: str | Path, ids: Sequence[str], texts: Sequence[str]) -> tup
     if missing := len(ids) - len(given):
         warnings.warn(f"{file} replaces {len(given)} of {len(ids)} texts; {missing} stay as they are", stacklevel=3)
     return tuple(given.get(name, text) for name, text in zip(ids, texts, strict=True))
+
+
+_FAMILIES: dict[str, Callable[..., TextCollection]] = {  # (row of the table, spec, what follows the colon, **options)
+    "beir": beir.read,
+    "captions": _first_captions,
+    **dict.fromkeys(("imdb", "newsgroups"), text_folders.read),
+}

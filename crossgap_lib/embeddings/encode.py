@@ -3,6 +3,8 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch import Tensor
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError, UnreadableImage
 from crossgap_lib.progress import bar
-from crossgap_lib.store import cached
+from crossgap_lib.store import cached, keep
 
 if TYPE_CHECKING:
     from crossgap_lib.datasets.dataset import Dataset
@@ -33,23 +35,21 @@ def _cached(
     facts: Sequence[object],
     compute: Callable[[], Embeddings],
     use_cache: bool,
-    completed: Callable[[Embeddings], Embeddings] = lambda kept: kept,
+    retry_skipped: Callable[[Embeddings], Embeddings] = lambda kept: kept,
 ) -> Embeddings:
     """The embeddings that the cache holds under these facts; where it holds none, they are computed and kept.
 
-    A damaged file is computed again. ``completed`` takes what the cache holds and returns that or, where it could add
-    something, other embeddings, which are then kept in its place.
+    A damaged file is computed again. ``retry_skipped`` takes what the cache holds and returns that or, where it
+    could add something, other embeddings, which are then kept in its place.
     """
     path = cached("embeddings", (_ENCODE_VERSION, *facts), ".safetensors")
     kept = None
-    if use_cache and path.exists():
-        try:
+    if use_cache:
+        with suppress(CrossgapError):
             kept = Embeddings.load(path)
-        except CrossgapError:
-            path.unlink(missing_ok=True)
-    made = compute() if kept is None else completed(kept)
+    made = compute() if kept is None else retry_skipped(kept)
     if use_cache and made is not kept:
-        made.save(path)
+        keep(partial(made.save, path))
     return made
 
 
@@ -100,8 +100,8 @@ def encode_images(
     if len(dataset) == 0:
         raise CrossgapError(f"{dataset.name} holds no pictures.")
     labels = None if dataset.labels is None else dataset.labels.tolist()
-    kept = (dataset.fingerprint, dataset.class_names, labels, _first_captions(dataset))
-    facts = ("image", model.fingerprint, model.precision, *kept, *_stage(before_projection))
+    of_data = (dataset.fingerprint, dataset.class_names, labels, _first_captions(dataset))
+    facts = ("image", model.fingerprint, model.precision, *of_data, *_stage(before_projection))
 
     def encode(part: "Dataset") -> Embeddings:
         return _encode_images(model, part, batch_size, before_projection)
@@ -110,7 +110,12 @@ def encode_images(
 
 
 def _stage(before_projection: bool) -> tuple[str, ...]:
+    """What the cache's key says of it; ``_stage_note``: what meta says."""
     return ("before projection",) if before_projection else ()
+
+
+def _stage_note(before_projection: bool) -> dict[str, bool]:
+    return {"before_projection": True} if before_projection else {}
 
 
 def _first_captions(dataset: "Dataset") -> list[str] | None:
@@ -118,21 +123,21 @@ def _first_captions(dataset: "Dataset") -> list[str] | None:
 
 
 def _encode_images(model: "DualEncoder", dataset: "Dataset", batch_size: int, before_projection: bool) -> Embeddings:
-    features, kept, skipped = [], [], []
+    features, rows, skipped = [], [], []
     progress = bar(total=len(dataset), desc="encoding pictures", unit="picture")
-    for start, batch in enumerate(pixel_batches(model, dataset, batch_size)):
-        rows = range(start * batch_size, start * batch_size + len(batch))
-        readable = [(row, p) for row, p in zip(rows, batch, strict=True) if not isinstance(p, UnreadableImage)]
+    for k, batch in enumerate(pixel_batches(model, dataset, batch_size)):
+        numbered = enumerate(batch, start=k * batch_size)
+        readable = [(row, p) for row, p in numbered if not isinstance(p, UnreadableImage)]
         skipped += [str(p) for p in batch if isinstance(p, UnreadableImage)]
         if readable:
-            kept += [row for row, _ in readable]
+            rows += [row for row, _ in readable]
             pixels = torch.stack([p for _, p in readable])
             features.append(model.encode_pixels(pixels, before_projection=before_projection).float().cpu())
         progress.update(len(batch))
     if not features:
         raise NothingReadable(dataset.name, skipped)
     meta = {"model": model.name, "dataset": dataset.name, "skipped": skipped, **_stage_note(before_projection)}
-    return _of_rows(dataset, np.array(kept), torch.cat(features), meta)
+    return _of_rows(dataset, np.array(rows), torch.cat(features), meta)
 
 
 def _with_skipped(kept: Embeddings, dataset: "Dataset", encode: Callable[["Dataset"], Embeddings]) -> Embeddings:
@@ -163,10 +168,6 @@ def _of_rows(dataset: "Dataset", rows: np.ndarray, features: Tensor, meta: dict[
         texts=None if captions is None else [captions[row] for row in rows],
         meta=meta,
     )
-
-
-def _stage_note(before_projection: bool) -> dict[str, bool]:
-    return {"before_projection": True} if before_projection else {}
 
 
 def skip_report(embeddings: Embeddings) -> str:

@@ -1,4 +1,7 @@
-"""``Accelerated``: another start and other steps for an inversion. ``fewer_steps`` explains them and fits the start."""
+"""A faster inversion: a fitted start instead of noise, and steps of set length along the gradient instead of AdamW's.
+
+``fewer_steps`` explains both and fits the start by running ``oti_ovi``, which takes what is defined here.
+"""
 
 import math
 from collections.abc import Callable
@@ -19,8 +22,8 @@ class Accelerated:
 
     Attributes:
         length: of the first step of each pseudo-vector: the root mean square over its width.
-        weights, bias: (k * width, d) and (k * width,), the map from features to the first pseudo-vectors.
         shape: (k, width).
+        weights, bias: (k * width, d) and (k * width,), the map from features to the first pseudo-vectors.
         fit_steps: forward and backward passes that the fit took, all samples together.
         fitted_for: the ``purpose`` of the runs that it serves (see ``oti_ovi.Job``); all others are refused.
     """

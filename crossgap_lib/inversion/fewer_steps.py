@@ -45,6 +45,8 @@ def accelerate(
 ) -> Accelerated:
     """The accelerated mode of ``method`` for a model, a number of pseudo-vectors and, for OTI, a template.
 
+    Hand the result to ``oti`` or ``ovi`` as ``accelerated``, with ``steps=STEPS[method]``.
+
     Args:
         method: "oti" or "ovi".
         n: pseudo-tokens or pseudo-patches.

@@ -5,11 +5,12 @@ encoder maps to the feature of an image; OVI learns pseudo-patches that the imag
 
     argmin over v of  1 - cos(encode(v), target)          (Eq. 2)
 
-As published: v starts at N(0, 0.02^2) and AdamW takes 150 (OTI) or 1000 (OVI) steps with lr 0.02, betas (0.9, 0.999),
-eps 1e-8 and weight decay 0.01, without a schedule; the last step is kept. The released code minimises the *mean* over
-the batch, so that AdamW's eps makes a sample's result depend on its batch. Here the loss is a *sum* over samples, so
-that each sample's result is its own. (AdamW takes the same steps for the mean over n samples, at eps, as for their sum,
-at n * eps.)
+As in the paper (App. A) and its released code, v starts at N(0, 0.02^2), and AdamW takes 150 (OTI) or 1000 (OVI) steps
+with lr 0.02, betas (0.9, 0.999), eps 1e-8 and weight decay 0.01, without a schedule; the vectors after the last step
+are the result. The released code minimises the *mean* over the batch, so that AdamW's eps makes a sample's result
+depend on its batch. Here the loss is a *sum* over samples, so that each sample's result is its own. (Dividing the loss
+by n divides AdamW's first moment and the root of its second alike. So the mean with eps takes the same steps as the sum
+with n * eps, which is what ``paper=True`` uses.)
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 STD, LR, BETAS, EPS, DECAY = 0.02, 0.02, (0.9, 0.999), 1e-8, 0.01
 
 Encode = Callable[[Tensor], Tensor]  # pseudo-vectors (b, k, width) -> features (b, d), float32, not normalised
-Update = Callable[[int], None]  # changes the pseudo-vectors by their gradient, given the number of the step
+Update = Callable[[int], None]  # moves the pseudo-vectors in place by their .grad, given the number of the step
 
 
 def initial_noise(ids: Iterable[str], shape: tuple[int, int], seed: int) -> Tensor:
@@ -36,7 +37,7 @@ def initial_noise(ids: Iterable[str], shape: tuple[int, int], seed: int) -> Tens
 
 
 def adamw(tokens: Tensor, steps: int, eps: float = EPS) -> Update:
-    """The published optimiser. It has no schedule, so the number of steps plays no part."""
+    """The published optimiser. ``steps`` is unused, since it has no schedule (``Accelerated.stepper`` has one)."""
     optimizer = torch.optim.AdamW([tokens], lr=LR, betas=BETAS, eps=eps, weight_decay=DECAY)
     return lambda step: optimizer.step()
 
@@ -54,7 +55,7 @@ def invert(
     *,
     keep: Collection[int] = (),
     stepper: Callable[[Tensor, int], Update] = adamw,
-    gradient: Callable[[Tensor, Tensor], Tensor] = gradient,
+    backward: Callable[[Tensor, Tensor], Tensor] = gradient,
 ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
     """Learns the vectors for which ``encode`` returns the targets.
 
@@ -62,9 +63,9 @@ def invert(
         encode: (b, k, width) -> (b, d), frozen.
         targets: (b, d), unit norm.
         start: (b, k, width).
-        keep: numbers of updates after which the features are kept as well.
-        stepper: (tokens, steps) -> what changes the tokens in each step.
-        gradient: (losses, tokens) -> the gradient, (b, k, width).
+        keep: numbers of updates after which the features are kept, besides the last.
+        stepper: (tokens, steps) -> the ``Update`` of these tokens.
+        backward: (losses (b,), tokens) -> the gradient of each sample's loss, (b, k, width).
 
     Returns:
         The vectors after the last step (b, k, width); losses (steps, b), of which losses[s] precedes update s;
@@ -78,7 +79,7 @@ def invert(
             kept[step] = features.detach()
         loss = 1 - (features * targets).sum(dim=-1)  # (b,)
         losses.append(loss.detach())  # left on the device, so that no step waits for it
-        tokens.grad = gradient(loss, tokens)
+        tokens.grad = backward(loss, tokens)
         update(step)
     with torch.no_grad():
         kept[steps] = F.normalize(encode(tokens), dim=-1)
@@ -89,9 +90,9 @@ class ScaledGradient:
     """``gradient`` for fp16, which rounds what is below 6e-8 to zero and is coarse below 6e-5.
 
     The loss is multiplied by a power of two before the backward pass and the gradient divided by it, both of which are
-    exact. On the mini and on CLIP's and SigLIP's architectures the gradient's error no longer falls from 2^4 on, and
-    nothing overflows up to 2^20: 2^12 is the middle. A gradient that overflows all the same counts as zero for this
-    step, and the scale of its sample is halved; torch's GradScaler halves it for all samples and waits for the device.
+    exact. Measured on the mini and on CLIP's and SigLIP's architectures, any factor from 2^4 to 2^20 gives the same,
+    smallest error; 2^12 is the middle. A gradient that overflows all the same counts as zero for this step, and the
+    scale of its sample is halved; torch's GradScaler halves it for all samples and waits for the device.
     """
 
     def __init__(self, samples: int, device: torch.device | str):

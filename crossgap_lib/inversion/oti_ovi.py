@@ -6,7 +6,7 @@ some positions, which enter the image encoder.
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +22,14 @@ from crossgap_lib.inversion.loop import EPS, Encode, ScaledGradient, adamw, grad
 from crossgap_lib.inversion.result import Inversion
 from crossgap_lib.inversion.towers import ImageTower, TextTower
 from crossgap_lib.progress import bar
-from crossgap_lib.store import cached, whole
+from crossgap_lib.store import cached, keep, whole
 
 if TYPE_CHECKING:
     from crossgap_lib.inversion.accelerated import Accelerated
     from crossgap_lib.models.encoder import DualEncoder
 
 TEMPLATE = "a photo of"
+PAPER_BATCH = 64  # samples that the released OTI optimises together
 MIN_ROWS = 8  # smaller batches take other CPU kernels and differ in the last bits, so they are padded
 _VERSION = 4  # part of every cache key: raise it whenever a result would change
 
@@ -47,7 +48,7 @@ def oti(
     template: Template = TEMPLATE,
     snapshots: Iterable[int] = (),
     seed: int = 0,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     paper: bool = False,
     accelerated: "Accelerated | None" = None,
     cache: bool = True,
@@ -60,9 +61,9 @@ def oti(
         steps: gradient steps; the paper uses 150.
         template: the prompt before the pseudo-tokens, or around them where it holds a "{}" (Cross the Gap, Table A9);
             or its token ids (before, after) without a tokenizer.
-        snapshots: numbers of updates after which the features are kept as well.
-        seed: each sample's first noise is drawn from the seed and its id, so neither order nor batch matters.
-        batch_size: samples optimised at a time.
+        snapshots: steps after which the features are kept, besides the last; 0 is the start.
+        seed: each sample's starting noise is drawn from the seed and its id, so neither order nor batch matters.
+        batch_size: samples optimised at a time; by default 256, and with ``paper`` the released code's 64.
         paper: minimise the mean over the batch, as the released code does: results then depend on the batch.
         accelerated: another start and other, far fewer steps, made by ``accelerate``.
         cache: whether a result that was kept earlier is read, and a new one is kept.
@@ -70,9 +71,18 @@ def oti(
     Raises:
         CrossgapError: features of another width, a text encoder that can't be entered, a prompt that doesn't fit.
     """
-    how = {"snapshots": snapshots, "seed": seed, "paper": paper, "accelerated": accelerated}
-    job = job_for(model, "oti", n_tokens, steps, template=template, **how)
-    return run(model, images, job, batch_size, cache=cache)
+    job = job_for(
+        model,
+        "oti",
+        n_tokens,
+        steps,
+        template=template,
+        snapshots=snapshots,
+        seed=seed,
+        paper=paper,
+        accelerated=accelerated,
+    )
+    return run(model, images, job, batch_size or (PAPER_BATCH if paper else 256), cache=cache)
 
 
 def ovi(
@@ -96,8 +106,8 @@ def ovi(
     Raises:
         CrossgapError: features of another width, an image encoder that is no ViT, too many pseudo-patches.
     """
-    how = {"snapshots": snapshots, "seed": seed, "paper": paper, "accelerated": accelerated}
-    return run(model, texts, job_for(model, "ovi", n_patches, steps, **how), batch_size, cache=cache)
+    job = job_for(model, "ovi", n_patches, steps, snapshots=snapshots, seed=seed, paper=paper, accelerated=accelerated)
+    return run(model, texts, job, batch_size, cache=cache)
 
 
 def template_ids(model: "DualEncoder", template: str) -> tuple[Tensor, Tensor]:
@@ -115,7 +125,7 @@ def template_ids(model: "DualEncoder", template: str) -> tuple[Tensor, Tensor]:
     differing = (alone != with_a_word).nonzero()
     if len(differing) == 0:
         raise CrossgapError(f"The template {template!r} fills the whole context; there is no room for pseudo-tokens.")
-    place = int(differing[0])  # where one more word changes the ids
+    place = int(differing[0])  # the first id that changes when a word is added: there the pseudo-tokens go
     if not torch.equal(alone[:place], prompt[:place]):
         raise CrossgapError(f"The tokenizer of {model.name} joins what stands around the {{}} of {template!r}.")
     return prompt[:place], prompt[place:]
@@ -129,11 +139,12 @@ class Job:
     """One inversion, of any number of samples.
 
     Attributes:
-        encode: the encoder after its first layer, (b, *shape) -> (b, d).
+        encode: what the encoder does after its embedding layer, (b, *shape) -> (b, d).
         shape: (k, width) of a sample's pseudo-vectors.
-        purpose: method, model, number of pseudo-vectors and template: what an accelerated start must be fitted for.
+        purpose: method, model, number of pseudo-vectors and template: part of the cache's key, and what an accelerated
+            start must have been fitted for.
         half: whether ``encode`` computes in fp16, whose gradients need scaling.
-        least: smaller batches are padded to this number of samples.
+        min_batch: smaller batches are padded to this number of samples.
     """
 
     encode: Encode
@@ -145,12 +156,14 @@ class Job:
     paper: bool = False
     accelerated: "Accelerated | None" = None
     half: bool = False
-    least: int = 0
+    min_batch: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "snapshots", frozenset(self.snapshots))
         if self.steps < (0 if self.accelerated else 1) or self.shape[0] < 1:
-            raise CrossgapError("Inversion needs at least one step and one pseudo-token or pseudo-patch.")
+            raise CrossgapError(
+                "Inversion needs at least one step (0 if accelerated) and at least one pseudo-token or pseudo-patch."
+            )
         if self.accelerated:
             self.accelerated.check(self.purpose)
         if any(not 0 <= s <= self.steps for s in self.snapshots):
@@ -187,7 +200,7 @@ def compiled(job: Job, batch: int, device: str) -> Job:
         with torch.no_grad():
             encode(tokens)
         encode(tokens.requires_grad_())
-    return replace(job, encode=encode, least=size)
+    return replace(job, encode=encode, min_batch=size)
 
 
 # ---------------------------------------------------------------- running them
@@ -208,8 +221,7 @@ def run(model: "DualEncoder", source: Embeddings, job: Job, batch_size: int, *, 
     found = _kept(_cache_path(model, source, job, batch_size), compute) if cache else compute()
     own = {"modality": job.purpose["method"], "tokens": found.pop("tokens"), "losses": found.pop("losses")}
     shots = {int(step): found[step] for step in sorted(found, key=int)}
-    columns = {column.name: getattr(source, column.name) for column in fields(Embeddings)}
-    return Inversion(**columns | own | {"features": shots[job.steps], "snapshots": shots})
+    return Inversion(**source.columns() | own | {"features": shots[job.steps], "snapshots": shots})
 
 
 def _all_batches(source: Embeddings, job: Job, batch_size: int, device: str) -> dict[str, Tensor]:
@@ -234,13 +246,15 @@ def invert_batch(job: Job, batch: Embeddings, device: str | torch.device) -> tup
     A batch that is too small is padded with copies of its last row, which are cut off again.
     """
     n, fast = len(batch), job.accelerated
-    rows = [*range(n), *[-1] * (max(job.least, MIN_ROWS) - n)]
+    copies = max(0, job.min_batch - n, MIN_ROWS - n)
+    rows = [*range(n), *[n - 1] * copies]
     targets = batch.features[rows].to(device)
     start = fast.begin(targets) if fast else initial_noise(batch.ids, job.shape, job.seed)[rows].to(device)
     stepper = fast.stepper if fast else partial(adamw, eps=n * EPS if job.paper else EPS)
-    slope = ScaledGradient(len(rows), device) if job.half else gradient
-    how = {"keep": job.snapshots, "stepper": stepper, "gradient": slope}
-    tokens, losses, kept = invert(job.encode, targets, start, job.steps, **how)
+    backward = ScaledGradient(len(rows), device) if job.half else gradient
+    tokens, losses, kept = invert(
+        job.encode, targets, start, job.steps, keep=job.snapshots, stepper=stepper, backward=backward
+    )
     return tokens[:n].cpu(), losses[:, :n].cpu(), {step: features[:n].cpu() for step, features in kept.items()}
 
 
@@ -258,6 +272,10 @@ def _kept(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Ten
     with suppress(SafetensorError, OSError):
         return load_file(path)
     found = compute()
-    with whole(path) as part:
-        save_file(found, part)
+
+    def write() -> None:
+        with whole(path) as part:
+            save_file(found, part)
+
+    keep(write)
     return found

@@ -1,6 +1,6 @@
 """What an inversion returns."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ class Inversion(Embeddings):
     """Inverted features with the path that led to them.
 
     Attributes (beside those of Embeddings; n samples, k pseudo-tokens or pseudo-patches):
-        tokens: (n, k, width) the learned vectors after the last step.
+        tokens: (n, k, width) the learned pseudo-tokens, or for OVI pseudo-patches, after the last step.
         losses: (steps, n) 1 - cos; losses[s] precedes update s.
         snapshots: step -> (n, d) unit-norm features after that many updates; always holds the last step.
     """
@@ -40,8 +40,7 @@ class Inversion(Embeddings):
         """
         if step not in self.snapshots:
             raise CrossgapError(f"No snapshot at step {step}; there are {sorted(self.snapshots)}.")
-        columns = {column.name: getattr(self, column.name) for column in fields(Embeddings)}
-        return Embeddings(**columns | {"features": self.snapshots[step]})
+        return Embeddings(**self.columns() | {"features": self.snapshots[step]})
 
     def _rows(self, index: np.ndarray) -> dict[str, Any]:
         rows = torch.from_numpy(index)

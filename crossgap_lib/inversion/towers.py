@@ -1,4 +1,4 @@
-"""The encoders entered after their first layer: pseudo-tokens or pseudo-patches in, features out.
+"""The encoders as functions of their input vectors: pseudo-tokens or pseudo-patches in, features out.
 
 Inversion feeds a frozen encoder with vectors that come from no text and no picture. So open_clip's transformers are
 written out here as functions of plain tensors, which begin where the token embedding (OTI) or the patch embedding (OVI)
@@ -8,8 +8,8 @@ ends. They leave out exactly what can't change the result:
   constant prefix "SOT a photo of" are computed once.
 * Wherever a single position is pooled, the last block computes the query of that position alone.
 
-A text encoder without a causal mask (SigLIP) sees its whole context, so all of it is computed. What applies is read
-from the encoder's modules, never from a model's name.
+A text encoder without a causal mask (SigLIP) sees its whole context, so all of it is computed. Which of these
+applies is read from the encoder's modules, never from a model's name.
 
 Shapes: b samples, L positions, h heads of width w each; width = h * w.
 """
@@ -78,7 +78,7 @@ def block(
 
     Args:
         x: (b, L, width).
-        past: keys and values of positions that come before these L.
+        past: keys and values of the positions that come before these L (the KV cache).
         causal: whether each position sees only itself and those before it.
         only: the one position whose output is wanted; with ``causal`` it must be the last.
 
@@ -111,6 +111,7 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, past: KeysValues | 
         return F.scaled_dot_product_attention(*of_heads).transpose(1, 2)
     n_queries, n_own = queries.shape[1], keys.shape[1]
     queries = queries * queries.shape[-1] ** -0.5
+    # True where a key comes after its query
     later = torch.ones(n_queries, n_own, dtype=torch.bool, device=keys.device).triu(n_own - n_queries + 1)
     scores = torch.einsum("bqhw,bkhw->bhqk", queries, keys).masked_fill(later, -torch.inf)
     if past is not None:
@@ -142,7 +143,7 @@ def read_block(module: nn.Module, dtype: torch.dtype) -> Block:
         CrossgapError: another kind of block.
     """
     attn = getattr(module, "attn", None)
-    if not isinstance(attn, nn.MultiheadAttention) or hasattr(module, "ln_1_kv"):
+    if not isinstance(attn, nn.MultiheadAttention) or hasattr(module, "ln_1_kv"):  # the latter: cross-attention (CoCa)
         raise CrossgapError(f"Inversion can't enter blocks of type {type(module).__name__}: not a plain ViT.")
     width, weight, bias = attn.embed_dim, attn.in_proj_weight, attn.in_proj_bias
     linear = partial(_linear, dtype=dtype)
@@ -214,7 +215,8 @@ class TextTower:
         ids, pooled = self._prompt(template, n_tokens)
         start, end = len(template[0]), len(template[0]) + n_tokens
         positions = self.tower.positional_embedding[: len(ids)]
-        constants = self.tower.token_embedding(ids.clamp_min(0)) + positions  # (L, width)
+        # (L, width); a pseudo-token, -1, is looked up as id 0, and encode leaves that row out
+        constants = self.tower.token_embedding(ids.clamp_min(0)) + positions
         blocks = [read_block(module, self.dtype) for module in self.tower.transformer.resblocks]
         norm, project = read_norm(self.tower.ln_final), _read_projection(self.tower.text_projection, self.dtype)
         pasts = _prefix(constants[:start], blocks) if self.causal and start else None
@@ -224,7 +226,7 @@ class TextTower:
             ahead, behind = (part.expand(len(tokens), -1, -1) for part in (before, constants[end:]))
             x = torch.cat([ahead, tokens + positions[start:end], behind], dim=1)  # (b, L or L - start, width)
             x = transformer(x, blocks, pasts, causal=self.causal, pooled=pooled - (start if pasts else 0))
-            return project(norm(x[:, 0])).float()
+            return project(norm(x[:, 0])).float()  # only the pooled position is left
 
         return encode
 
@@ -233,7 +235,7 @@ class TextTower:
         before, after = (part.to(self.tower.positional_embedding.device) for part in template)
         ids = torch.cat([before, torch.full((n_tokens,), -1, device=before.device), after])
         if self.pool_type in ("first", "last"):
-            other = (ids != ids[-1]).nonzero()  # the equal ids at the end are padding, of which one must stay
+            other = (ids != ids[-1]).nonzero()  # the equal ids at the end are padding, of which one must fit
             needed = int(other[-1]) + 2 if len(other) else 1
             pooled = 0 if self.pool_type == "first" else min(len(ids), self.context_length) - 1
         else:
@@ -242,6 +244,7 @@ class TextTower:
         if needed > self.context_length:
             room = max(0, self.context_length - needed + n_tokens)
             raise CrossgapError(f"{n_tokens} pseudo-tokens don't fit: beside the template there is room for {room}.")
+        # without the padding that the pseudo-tokens pushed out of the context
         return ids[: pooled + 1 if self.causal else self.context_length], pooled
 
 

@@ -14,9 +14,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from crossgap_lib.datasets.files import read_lines
+from crossgap_lib.datasets.files import read_lines, skipping
 from crossgap_lib.datasets.load import load_dataset
-from crossgap_lib.embeddings.embeddings import Embeddings, read_json, strings
+from crossgap_lib.embeddings.embeddings import Embeddings, good_rows, read_json, strings
 from crossgap_lib.embeddings.encode import NothingReadable, encode_images, encode_texts
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.store import content_digest, digest
@@ -126,12 +126,14 @@ def _of_npy(path: Path, modality: str) -> Source:
         raise CrossgapError(f"{path} is damaged or holds pickled objects, which are never loaded.") from error
     if array.ndim != 2:
         raise CrossgapError(f"{path.name} must hold features (n, d), not {array.shape}.")
+    with skipping(path.name):
+        good = good_rows(array)
 
     def read(rows: Rows) -> Part:
-        ids = [f"row-{k:06d}" for k in np.arange(len(array))[rows]]
-        return Part(Embeddings(np.array(array[rows]), ids=ids, modality=modality))
+        ids = [f"row-{k:06d}" for k in good[rows]]
+        return Part(Embeddings(np.array(array[good[rows]]), ids=ids, modality=modality))
 
-    return Source(content_digest(path), len(array), read)
+    return Source(content_digest(path), len(good), read)
 
 
 def _safetensors_rows(path: Path) -> tuple[str, np.ndarray, Callable[[Rows], Embeddings]] | None:

@@ -121,14 +121,13 @@ def streamed_retrieval(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     own = np.full(len(queries), -1) if self_match == "keep" else _own_rows(queries.ids, gallery.ids)
     relevant = _Relevant(queries.labels, np.asarray(gallery.labels), own)
-    columns = {"n_relevant": relevant.n, **{name: np.zeros(len(queries)) for name in ("ap", "r_precision", "map_at_r")}}
-    columns |= {f"hit_at_{k}": np.zeros(len(queries), bool) for k in ks}
+    counted = relevant.own if self_match == "count" else np.zeros(len(queries), int)
+    columns = {"n_relevant": relevant.n, "counted": counted}
     for group in bar(_groups(relevant, queries.features.shape[1], memory), desc="groups of queries"):
         search = _Search(queries.features[torch.from_numpy(group)].to(device), group, relevant, gallery, memory)
-        counted = relevant.own[group] if self_match == "count" else 0
-        for name, values in _measure(search.ranks(), relevant.n[group], counted, ks).items():
-            columns[name][group] = values
-    return collected(columns, (len(queries), len(gallery)), ks, int((own >= 0).sum()), words)
+        for name, values in _measure(search.ranks(), relevant.n[group], counted[group], ks).items():
+            columns.setdefault(name, np.zeros(len(queries), values.dtype))[group] = values
+    return collected(columns, (len(queries), len(gallery)), int((own >= 0).sum()), words)
 
 
 # Relevant items ---------------------------------------------------------------------------------------------
@@ -264,21 +263,20 @@ def _slices(start: int, stop: int, step: int) -> list[slice]:
 
 
 def _measure(
-    ranks: np.ndarray, n_relevant: np.ndarray, counted: np.ndarray | int, ks: Sequence[int]
+    ranks: np.ndarray, n_relevant: np.ndarray, counted: np.ndarray, ks: Sequence[int]
 ) -> dict[str, np.ndarray]:
     """Every number of each query from the ranks (q, r) of its n_relevant (q,) items, best first.
 
-    ``counted``: (q,) removed items that R of the numbers at R counts all the same.
+    ``counted``: (q,) removed items that the cut of mAP@R counts all the same.
     """
     place = np.arange(1, ranks.shape[1] + 1)
     real = place <= n_relevant[:, None]
     precision = np.where(real, place / ranks, 0.0)  # (q, r) precision at the rank of each relevant item
-    r = n_relevant + counted
-    within = real & (ranks <= r[:, None])
+    within = real & (ranks <= (n_relevant + counted)[:, None])
     return {
         "ap": precision.sum(axis=1) / n_relevant,
-        "r_precision": within.sum(axis=1) / r,
-        "map_at_r": np.where(within, precision, 0.0).sum(axis=1) / r,
+        "r_precision": (real & (ranks <= n_relevant[:, None])).sum(axis=1) / n_relevant,
+        "map_at_r": np.where(within, precision, 0.0).sum(axis=1) / n_relevant,
         **{f"hit_at_{k}": ranks[:, 0] <= k for k in ks},
     }
 

@@ -32,7 +32,8 @@ BLOCK_BYTES = 2**27  # working memory for one block of queries: some 170 of them
 BYTES_PER_ENTRY = 32  # similarity, sort key, hits and precision of one (query, gallery item) pair
 _SELF_MATCH = {
     "remove": "The query itself (equal id) is removed. ",
-    "count": "The query itself (equal id) is removed, but counted in R. ",
+    "count": "The query itself (equal id) is removed; mAP@R is cut at a rank that counts it, and a query alone in its "
+    "class keeps AP 0, as in Cross the Gap's released code. ",
     "keep": "Self-matches are kept. ",
 }
 _AP = {
@@ -80,11 +81,10 @@ def _measure(
 ) -> dict[str, np.ndarray]:
     """Every number of each query from ranked relevance (q, g); they are zero where no item is relevant.
 
-    ``counted``: (q,) removed items that R of the numbers at R counts all the same. ``ap``: a key of ``_AP``.
+    ``counted``: (q,) removed items that the cut of mAP@R counts all the same. ``ap``: a key of ``_AP``.
     """
     n_relevant = ranked.sum(axis=1)  # (q,) counted after self-matches are gone
     found = np.maximum(n_relevant, 1)
-    r = found + counted
     ranks = np.arange(1, ranked.shape[1] + 1)
     hits = np.cumsum(ranked, axis=1, dtype=np.int32)  # (q, g) relevant items up to each rank
     precision = np.where(ranked, hits / ranks, 0.0)  # (q, g) precision at the rank of each relevant item
@@ -93,8 +93,8 @@ def _measure(
     return {
         "n_relevant": n_relevant,
         "ap": summed.sum(axis=1) / found,
-        "r_precision": hits[np.arange(len(r)), np.minimum(r, len(ranks)) - 1] / r,
-        "map_at_r": np.where(ranks <= r[:, None], precision, 0.0).sum(axis=1) / r,
+        "r_precision": hits[np.arange(len(found)), found - 1] / found,
+        "map_at_r": np.where(ranks <= (found + counted)[:, None], precision, 0.0).sum(axis=1) / found,
         **hit_at,
     }
 
@@ -111,10 +111,7 @@ def _before(hits: np.ndarray, ranked: np.ndarray, ranks: np.ndarray) -> np.ndarr
 class Retrieval:
     """Per-query retrieval numbers, all in [0, 1]; n counts the queries that have a relevant item."""
 
-    ap: np.ndarray  # (n,) average precision
-    r_precision: np.ndarray  # (n,) precision at rank R, R = relevant items without the self-match
-    map_at_r: np.ndarray  # (n,) sum over ranks i <= R of precision@i * relevant(i), divided by R
-    hit_at: dict[int, np.ndarray]  # k -> bool (n,): at least one relevant item in the top k
+    per_query: dict[str, np.ndarray]  # name -> (n,), as ``_measure`` calls them; ``interval`` takes these names
     n_relevant: np.ndarray  # (n,) R
     rows: np.ndarray  # (n,) which of the queries given these are
     dropped: int  # queries left out because nothing in the gallery is relevant to them
@@ -122,13 +119,28 @@ class Retrieval:
     definition: str  # how all this was counted, in words
 
     def __len__(self) -> int:
-        return len(self.ap)
+        return len(self.rows)
 
     @property
-    def per_query(self) -> dict[str, np.ndarray]:
-        """{"ap", "r_precision", "map_at_r", "hit_at_K" ...: (n,)}: the names ``interval`` takes."""
-        hits = {f"hit_at_{k}": hit for k, hit in self.hit_at.items()}
-        return {"ap": self.ap, "r_precision": self.r_precision, "map_at_r": self.map_at_r, **hits}
+    def ap(self) -> np.ndarray:
+        """(n,) average precision."""
+        return self.per_query["ap"]
+
+    @property
+    def r_precision(self) -> np.ndarray:
+        """(n,) precision at rank R, R = relevant items without the self-match."""
+        return self.per_query["r_precision"]
+
+    @property
+    def map_at_r(self) -> np.ndarray:
+        """(n,) sum over ranks i <= R of precision@i * relevant(i), divided by R."""
+        return self.per_query["map_at_r"]
+
+    @property
+    def hit_at(self) -> dict[int, np.ndarray]:
+        """k -> bool (n,): at least one relevant item in the top k."""
+        hits = {name: hit for name, hit in self.per_query.items() if name.startswith("hit_at_")}
+        return {int(name.removeprefix("hit_at_")): hit for name, hit in hits.items()}
 
     @property
     def means(self) -> dict[str, float]:
@@ -163,9 +175,10 @@ def retrieval(
 
     relevant: bool (q, g); without it an item is relevant when its label equals the query's.
     exclude: bool (q, g), items that are irrelevant and take no rank: junk of ROxford and RParis.
-    self_match: "remove" takes the query's own entry (equal id) out of its gallery before R is counted; "count" takes
-    it out but counts it in the R of R-Precision and mAP@R, as the released Cross-the-Gap code does; "keep" leaves it
-    in, as paired rows with equal ids need.
+    self_match: "remove" takes the query's own entry (equal id) out of its gallery before R is counted. "count" does as
+    the released Cross-the-Gap code, whose R counts the query: mAP@R is cut at R, one rank later, but divided by R - 1,
+    and a query that is alone in its class keeps AP 0, where it is left out otherwise; R-Precision is the same. "keep"
+    leaves the entry in, as paired rows with equal ids need.
     ap: "mean" of precision at the relevant items, or "trapezoid", as the evaluation of ROxford and RParis has it.
     ks: ranks of R@k. block_bytes bounds the working memory: the (q, g) matrix never exists as a whole.
     Each query's row is sorted: for more than some ten thousand items take ``streamed_retrieval``, which counts.
@@ -260,37 +273,36 @@ def _collect(
 ) -> Retrieval:
     """Measures one block of queries after the other, and keeps those that have something to find.
 
-    ``counted``: whether R of the numbers at R counts relevant items that were removed.
+    ``counted``: whether relevant items that were removed count in the cut of mAP@R.
     """
     check_ks(ks)
     parts, removed = [], 0
     for rows in _blocks(shape, block_bytes):
         similarity, relevant, exclude = pairs(rows)
-        own = (relevant & exclude).sum(axis=1) if counted else 0
-        parts.append(_measure(ranked_relevance(similarity, relevant, exclude), ks, own, ap))
+        own = (relevant & exclude).sum(axis=1) if counted else np.zeros(len(relevant), int)
+        parts.append({"counted": own} | _measure(ranked_relevance(similarity, relevant, exclude), ks, own, ap))
         removed += 0 if exclude is None else int(exclude.sum())
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return collected(columns, shape, ks, removed, words)
+    return collected(columns, shape, removed, words)
 
 
-def collected(
-    columns: dict[str, np.ndarray], shape: tuple[int, ...], ks: Sequence[int], removed: int, words: str
-) -> Retrieval:
+def collected(columns: dict[str, np.ndarray], shape: tuple[int, ...], removed: int, words: str) -> Retrieval:
     """The queries that have something to find, and how it was counted, in words.
 
-    columns: n_relevant, ap, r_precision, map_at_r and hit_at_K of every query, (q,) each; shape: (q, g).
+    columns: what ``_measure`` returns, of every query, (q,) each, and counted: 1 where the query's own entry counts, so
+    that it is kept even with nothing to find; shape: (q, g).
     """
-    kept = np.flatnonzero(columns["n_relevant"])
-    if not len(kept):
+    kept = np.flatnonzero(columns["n_relevant"] + columns.pop("counted"))
+    if not columns["n_relevant"].any():
         raise CrossgapError(_nothing_to_find(removed))
     columns = {name: values[kept] for name, values in columns.items()}
-    hit_at = {k: columns.pop(f"hit_at_{k}") for k in dict.fromkeys(ks)}
+    n_relevant = columns.pop("n_relevant")
     dropped = shape[0] - len(kept)
     definition = (
         f"{RANKING} {words} R@k: at least one relevant item in the top k. {removed} of {shape[0] * shape[1]} "
         f"pairs removed; {dropped} of {shape[0]} queries left out for having no relevant item."
     )
-    return Retrieval(**columns, hit_at=hit_at, rows=kept, dropped=dropped, removed=removed, definition=definition)
+    return Retrieval(columns, n_relevant, kept, dropped, removed, definition)
 
 
 def _blocks(shape: tuple[int, ...], block_bytes: int) -> Iterator[slice]:

@@ -1,7 +1,8 @@
 """The last linear map of an encoder, W h (+ b), and how to encode without it: h instead of W h + b.
 
 It is found by structure: open_clip's ``VisionTransformer.proj`` and ``text_projection`` (a parameter, or a linear layer
-with a bias), timm's ``head.proj`` in open_clip, ``proj`` of a Hugging Face text tower.
+with a bias), timm's ``head.proj`` in open_clip or, where that has no head of its own (EVA02, PE-Core), ``trunk.head``,
+``proj`` of a Hugging Face text tower.
 """
 
 from collections.abc import Iterator
@@ -49,7 +50,10 @@ def _site(net: nn.Module, side: str) -> _Site:
         raise CrossgapError(f"A dual encoder has the sides image and text, not {side!r}.")
     if side == "image":
         tower = getattr(net, "visual", net)
-        candidates = [_Site(tower, "proj"), _Site(getattr(tower, "head", tower), "proj")]
+        head, trunk = getattr(tower, "head", tower), getattr(tower, "trunk", tower)
+        candidates = [_Site(tower, "proj"), _Site(head, "proj")]
+        if isinstance(head, nn.Sequential) and not len(head):
+            candidates.append(_Site(trunk, "head"))
     else:
         tower = getattr(net, "text", net)
         candidates = [_Site(tower, "text_projection"), _Site(tower, "proj")]

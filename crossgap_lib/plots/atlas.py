@@ -5,6 +5,7 @@
 Nothing of it is needed to write the file, and no column is pickled.
 """
 
+from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -41,6 +42,11 @@ def _jpeg(picture: Image.Image) -> bytes:
     small.thumbnail((_SIDE, _SIDE))
     small.save(file, "JPEG", quality=90, subsampling=0)
     return file.getvalue()
+
+
+def data_url(jpeg: bytes) -> str:
+    """A thumbnail as an address that holds it, so that a page needs no other file."""
+    return f"data:image/jpeg;base64,{b64encode(jpeg).decode()}"
 
 
 def write_atlas(

@@ -9,25 +9,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from crossgap_lib.plots.style import COLOURS, DASHES, PUBLISHED, SERIES, new_figure, styled
+from crossgap_lib.plots.style import COLOURS, PUBLISHED, SERIES, line_look, new_figure, styled
 from crossgap_lib.tasks.degrees_of_freedom import Anchors, unknowns
 
-_MARKS = "os^DPv"
 _NORMS = {"images": ("norms of the images alone (the paper)", 1), "both": ("norms of images and texts", 2)}
 _SHOWN = 2000  # points of a scatter
 _ERROR = "error of the similarities (RMS)"
 _NOISE = "noise on the image-text similarities"
 
 
-def _look(k: int) -> dict[str, object]:
-    """Colour, dash and marker of the k-th line."""
-    colour, dash, mark = SERIES[k % len(SERIES)], DASHES[k % len(DASHES)], _MARKS[k % len(_MARKS)]
-    return {"color": colour, "linestyle": dash, "marker": mark, "markersize": 5, "linewidth": 1.5}
-
-
 def _band(ax: Axes, table: pd.DataFrame, x: str, y: str, k: int, label: str, **look: object) -> None:
     """The median over seeds as a line, their range as a band."""
-    seen, look = table.groupby(x)[y].agg(["median", "min", "max"]), _look(k) | look
+    seen, look = table.groupby(x)[y].agg(["median", "min", "max"]), line_look(k, **look)
     ax.plot(seen.index, seen["median"], label=label, **look)
     ax.fill_between(seen.index, seen["min"], seen["max"], color=look["color"], alpha=0.25, linewidth=0)
 
@@ -153,7 +146,8 @@ def anchor_curves(spectra: Mapping[str, Anchors], table: pd.DataFrame, spread: f
     left, right = axes[0]
     for k, (name, anchors) in enumerate(spectra.items()):
         shown = anchors.singular / anchors.singular[0]
-        left.plot(np.arange(1, len(shown) + 1), shown, label=name, **_look(k) | {"markevery": max(1, len(shown) // 8)})
+        look = line_look(k, markevery=max(1, len(shown) // 8))
+        left.plot(np.arange(1, len(shown) + 1), shown, label=name, **look)
     left.set(yscale="log", xlabel="direction", ylabel="singular value (of the largest)", title="what the anchors see")
     left.legend(fontsize=9)
     order = list(table["anchors"].unique())

@@ -12,18 +12,15 @@ from matplotlib.figure import Figure
 
 from crossgap_lib.plots.style import (
     COLOURS,
-    DASHES,
     MARKERS,
     PUBLISHED,
-    SERIES,
+    line_look,
     new_figure,
     short_name,
     styled,
     whiskers,
 )
 from crossgap_lib.tasks.few_shot import with_pca
-
-_MARKS = "osD^vP"
 
 
 @styled
@@ -84,10 +81,8 @@ def shot_gains(
     """
     columns = min(columns, len(panels))
     n_rows = -(-len(panels) // columns)
-    figure, axes = new_figure(n_rows, columns, width=10.5 / columns, height=3.3 if n_rows > 1 else 4.2)
+    figure, axes = new_figure(n_rows, columns, 10.5 / columns, 3.3 if n_rows > 1 else 4.2, sharey=True)
     order, handles = {}, {}  # key -> which line it is, label -> what the legend shows
-    for ax in axes.flat[1:]:
-        ax.sharey(axes[0, 0])
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
     for ax, (title, table) in zip(axes.flat, panels.items(), strict=False):
@@ -107,12 +102,9 @@ def shot_gains(
 
 def _gain_line(ax: Axes, rows: pd.DataFrame, k: int, label: str, *, published: bool = False) -> dict[str, Artist]:
     """The k-th line with its intervals, moved a little aside so that they do not hide each other; label -> line."""
-    look = {"color": SERIES[k % len(SERIES)], "marker": _MARKS[k % len(_MARKS)], "markersize": 5, "linewidth": 1.5}
-    if published:
-        look = {"color": PUBLISHED, "marker": "D", "markersize": 4, "linewidth": 0.9}
+    own = {"color": PUBLISHED, "marker": "D", "markersize": 4, "linewidth": 0.9} if published else {}
     x = rows["shots"] * (1 if published else 1.04 ** (k - 1))
-    dash = DASHES[k % len(DASHES)]
-    return {label: ax.errorbar(x, rows["gain"], whiskers(rows, "gain"), linestyle=dash, capsize=2, **look)}
+    return {label: ax.errorbar(x, rows["gain"], whiskers(rows, "gain"), capsize=2, **line_look(k, **own))}
 
 
 @styled

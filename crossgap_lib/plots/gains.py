@@ -1,6 +1,7 @@
-"""Gains over the native features: along a parameter, on the bands of IsoCLIP, and by task."""
+"""Gains over the native features: along a parameter, on the bands of IsoCLIP, and by task; panels of any quantity."""
 
 from collections.abc import Iterable, Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -8,8 +9,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from crossgap_lib.plots.methods import MARKS, method_colour
-from crossgap_lib.plots.style import COLOURS, DASHES, PUBLISHED, new_figure, shades, styled
+from crossgap_lib.plots.methods import ORACLE, method_colour
+from crossgap_lib.plots.style import COLOURS, PUBLISHED, line_look, new_figure, shades, styled, whiskers
 
 _GAIN = "gain in mAP (points)"
 
@@ -58,8 +59,7 @@ def _line_colours(names: Iterable[str]) -> list:
 
 
 def _line(ax: Axes, rows: pd.DataFrame, x: str, k: int, colour: tuple, name: str, best: bool) -> None:
-    look = {"color": colour, "marker": MARKS[k % len(MARKS)], "linestyle": DASHES[k % len(DASHES)], "markersize": 5}
-    ax.plot(rows[x], rows["gain"], label=name, **look)
+    ax.plot(rows[x], rows["gain"], label=name, **line_look(k, color=colour))
     ax.fill_between(rows[x], rows["gain low"], rows["gain high"], color=colour, alpha=0.15, linewidth=0)
     if best:
         top = rows.loc[rows["gain"].idxmax()]
@@ -120,3 +120,50 @@ def gain_grid(table: pd.DataFrame) -> Figure:
     axes[0, 0].set_ylabel("")
     axes[0, 0].tick_params(length=0, labelrotation=0)
     return figure
+
+
+@styled
+def line_panels(table: pd.DataFrame, x: str, xlabel: str, ylabel: str = "", *, by: str, row: str = "") -> Figure:
+    """Quantities along a parameter, a panel each, with 95 % intervals.
+
+    A method whose setting labels chose on the same queries ("OTI, best step") has hollow marks and no line. What
+    chance finds is dotted in the colour of its line.
+
+    Args:
+        table: columns ``x``, panel, value, low, high, ``by``, which tells the lines apart, and, where there is one,
+            chance.
+        ylabel: of all panels, which then share their scale; else each has its own, and its title says what it is.
+        row: the column whose values are a row of panels each, with the value before the label.
+    """
+    table = table if row else table.assign(**{"": ""})
+    rows, titles, lines = (list(dict.fromkeys(table[name])) for name in (row, "panel", by))
+    looks = list(enumerate(zip(lines, _line_colours(lines), strict=True)))
+    size = {"width": 10.8 / len(titles), "height": 3.5 if len(rows) == 1 else 2.8}
+    figure, axes = new_figure(len(rows), len(titles), **size, sharey=bool(ylabel))
+    for ax, (value, title) in zip(axes.flat, product(rows, titles), strict=True):
+        part = table[(table[row] == value) & (table["panel"] == title)]
+        for k, (name, colour) in looks:
+            _points(ax, part[part[by] == name].sort_values(x), x, k, colour, name)
+        ax.axhline(0, color="black", linewidth=0.8)
+        ax.set(title=title if value == rows[0] else "", xlabel=xlabel if value == rows[-1] else "")
+    for ax, value in zip(axes[:, 0], rows, strict=True):
+        ax.set_ylabel(f"{value}\n{ylabel}".strip())
+    if (table["value"] >= 0).all():
+        for ax in axes.flat:
+            ax.set_ylim(0, None)
+    handles = {text: handle for ax in axes.flat for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+    if "chance" in table and table["chance"].notna().any():
+        handles["chance"] = axes[0, 0].plot([], [], ":", color="black")[0]
+    figure.legend(handles.values(), handles, loc="outside lower left", ncols=min(4, len(handles)), fontsize=9)
+    return figure
+
+
+def _points(ax: Axes, rows: pd.DataFrame, x: str, k: int, colour: tuple, name: str) -> None:
+    """The k-th line of a panel."""
+    look = line_look(k, color=colour, markersize=6, linewidth=1.8)
+    if name.endswith(ORACLE):
+        look |= {"linestyle": "", "markerfacecolor": "none", "markersize": 10}
+    if len(rows):
+        ax.errorbar(rows[x], rows["value"], whiskers(rows), label=name, capsize=2, **look)
+        if "chance" in rows:
+            ax.plot(rows[x], rows["chance"], ":", color=colour, linewidth=1.4)

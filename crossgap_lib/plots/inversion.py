@@ -18,7 +18,7 @@ def inversion_curves(
     """Loss and retrieval mAP against steps, a line for each number of pseudo-tokens (Cross the Gap, Fig. 2a, 2b).
 
     Args:
-        curve: rows of ``tasks.along_steps``; its column n may hold any other setting, such as learning rates.
+        curve: rows of ``tasks.step_means``; its column n may hold any other setting, such as learning rates.
         native: the intra-modal mAP (percent) of what was inverted.
         unit: what n counts: "pseudo-token", "pseudo-patch" or "learning rate".
         marked: what happens at a step -> that step, shown by dotted lines.

@@ -48,14 +48,13 @@ def walk_panels(
 
     ``walks``: method -> step -> (n, 2) places of the OTI features on that map.
     """
-    figure, axes = new_figure(len(maps), len(steps), width=3.5, height=3.2)
+    figure, axes = new_figure(len(maps), len(steps), width=3.5, height=3.2, sharex="row", sharey="row")
     for row, (method, flat) in zip(axes, maps.items(), strict=True):
         for ax, step in zip(row, steps, strict=True):
             _walkers(ax, flat, walks[method][step])
             ax.set_title(f"{method}, step {step}")
             if ax is not row[0]:
                 ax.set(xlabel=flat.axes[0], ylabel="")
-        _same_limits(row)
     _outer_legend(figure, axes[0, :1])
     return figure
 
@@ -91,10 +90,10 @@ def walk_state(
     first = next(iter(walks.values()))
     moving = {}
     for ax, (method, flat) in zip(axes[0], maps.items(), strict=False):
-        everywhere = [at for walk in walks.values() for at in walk[method].values()]  # the view stays as points move
         moving[method] = _walkers(ax, flat, next(iter(first[method].values())))
         moving[method].set_animated(True)
-        _same_limits([ax], everywhere)
+        ax.update_datalim(np.concatenate([at for walk in walks.values() for at in walk[method].values()]))
+        ax.autoscale_view()  # wide enough for all of them, so that it stays as the points move
         ax.set_title(method)
     draw_curves = _state_curves(axes[0, -1], table, places)
     _outer_legend(figure, axes[0, [0, -1]], title)
@@ -112,12 +111,10 @@ def projected_histograms(
     panels: Mapping[str, Mapping[str, np.ndarray]], colours: Mapping[str, str], notes: Sequence[str]
 ) -> Figure:
     """Cosines of each variant of the images on one axis, with a note (the mAP) under each (Reevaluating, Fig. 8)."""
-    figure, axes = new_figure(1, len(panels), width=4.4, height=3.9)
-    low = min(sample.min() for samples in panels.values() for sample in samples.values())
-    high = max(sample.max() for samples in panels.values() for sample in samples.values())
+    figure, axes = new_figure(1, len(panels), width=4.4, height=3.9, sharex=True)
     for ax, (name, samples), note in zip(axes[0], panels.items(), notes, strict=True):
         histograms(samples, colours, title=name, ax=ax)
-        ax.set(xlim=(low - 0.02, high + 0.02), xlabel=f"cosine similarity\n{note}")
+        ax.set_xlabel(f"cosine similarity\n{note}")
     return figure
 
 
@@ -147,15 +144,6 @@ def _frame(ax: Axes, flat: FlatMap) -> None:
     ax.set(xticks=[], yticks=[], ylabel=flat.axes[1])
     trust = f"trustworthiness {flat.trustworthiness:.3f} ({flat.n_neighbors} neighbours, cosine)"
     ax.set_xlabel(f"{flat.axes[0]}\n{trust}")
-
-
-def _same_limits(axes: Sequence[Axes], more: Sequence[np.ndarray] = ()) -> None:
-    corners = [ax.dataLim.get_points() for ax in axes]
-    everything = np.concatenate([*corners, *more])
-    low, high = everything.min(axis=0), everything.max(axis=0)
-    margin = 0.04 * (high - low)
-    for ax in axes:
-        ax.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
 
 
 def _outer_legend(figure: Figure, axes: Sequence[Axes], title: str = "") -> None:

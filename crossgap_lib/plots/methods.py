@@ -12,8 +12,7 @@ from matplotlib.lines import Line2D
 from crossgap_lib.plots.style import COLOURS, PUBLISHED, SERIES, new_figure, styled
 
 _FAMILIES = {"Original": "image", "OTI": "oti", "OVI": "ovi", "PCA": "projection"}
-_ORACLE = "best step"  # ends the name of a method whose setting was chosen by the queries that it is scored on
-MARKS = ("o", "^", "s", "D", "P", "X", "v", "<", ">", "*")
+ORACLE = "best step"  # ends the name of a method whose setting was chosen by the queries that it is scored on
 
 
 def method_colour(method: str, k: int, *, native: str = "image") -> str:
@@ -40,21 +39,19 @@ def method_dots(table: pd.DataFrame, label: str, *, columns: int = 3) -> Figure:
         columns: panels side by side.
     """
     panels = dict(list(table.groupby("panel", sort=False)))
-    methods = [m for m in dict.fromkeys(table["method"]) if not m.endswith(_ORACLE)]
+    methods = [m for m in dict.fromkeys(table["method"]) if not m.endswith(ORACLE)]
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     height = 1.0 + 0.36 * len(methods) + 1.1 / rows  # the last for title, legend and stamp of the figure
-    figure, axes = new_figure(rows, columns, width=min(5.0, 10.5 / columns), height=height)
+    figure, axes = new_figure(rows, columns, width=min(5.0, 10.5 / columns), height=height, sharex=True)
     for k, (ax, (title, part)) in enumerate(zip(axes.flat, panels.items(), strict=False)):
         _dots(ax, part, methods)
         ax.set(title=title, ylim=(0.5 - len(methods), 0.5))
         ax.set_yticks(-np.arange(len(methods)), [""] * len(methods) if k % columns else methods)
-        ax.set_xlabel(label if k + columns >= len(panels) else "")
-    used, spare = axes.flat[: len(panels)], axes.flat[len(panels) :]
-    ends = np.array([ax.get_xlim() for ax in used])
-    room = 0.03 * np.ptp(ends)
-    for ax in used:
-        ax.set_xlim(ends.min() - room, ends.max() + room)
+        if k + columns >= len(panels):  # the lowest of its column
+            ax.tick_params(labelbottom=True)
+            ax.set_xlabel(label)
+    spare = axes.flat[len(panels) :]
     for ax in spare:
         ax.axis("off")
     if len(spare):
@@ -73,7 +70,7 @@ def _dots(ax: Axes, rows: pd.DataFrame, methods: Sequence[str]) -> None:
     ax.axvline(original["published"], color=PUBLISHED, linewidth=1, linestyle=":", zorder=0)
     y = 0
     for row in rows.to_dict("records"):
-        oracle = row["method"].endswith(_ORACLE)
+        oracle = row["method"].endswith(ORACLE)
         y = y if oracle else -methods.index(row["method"])
         colour = method_colour(row["method"], -y, native=native)
         look = {"markersize": 11, "markerfacecolor": "none"} if oracle else {"markersize": 7}
@@ -89,7 +86,7 @@ def _dots(ax: Axes, rows: pd.DataFrame, methods: Sequence[str]) -> None:
 def _legend(table: pd.DataFrame) -> list[Line2D]:
     look = {"linestyle": "none", "color": "black"}
     handles = [Line2D([], [], marker="o", label="measured, with the\n95 % interval of its gain", **look)]
-    if table["method"].str.endswith(_ORACLE).any():
+    if table["method"].str.endswith(ORACLE).any():
         ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none"}
         handles.append(Line2D([], [], label="best step of these very queries", **ring, **look))
     if table["published"].notna().any():

@@ -4,7 +4,6 @@ The page needs no server, no other file and no library: it opens from a disk as 
 """
 
 import json
-from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ import pandas as pd
 from jinja2 import Environment
 
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.plots.atlas import data_url
 from crossgap_lib.plots.maps import SETS
 from crossgap_lib.plots.style import COLOURS, MARKERS
 from crossgap_lib.tasks.maps import FlatMap, column
@@ -50,7 +50,7 @@ def map_page(
         "maps": [_map(table, flat) for flat in maps.values()],
         "sets": [_look(name, int((table["set"] == name).sum())) for name in names],
         "points": [_point(row, names, sources) for row in table.itertuples()],
-        "pictures": [_data_url(pictures.get(source)) for source in sources],
+        "pictures": [data_url(pictures[source]) if source in pictures else None for source in sources],
     }
     # "<" inside a script could close it: a caption may hold anything
     return _PAGE.render(title=title, note=note, data=json.dumps(data).replace("<", "\\u003c"))
@@ -75,10 +75,6 @@ def _look(name: str, n: int) -> dict[str, Any]:
 def _point(row: Any, names: list[str], sources: Mapping[str, int]) -> list[Any]:
     words = [None if pd.isna(value) else value for value in (row.label, row.text)]
     return [names.index(row.set), sources[row.source], *words]
-
-
-def _data_url(jpeg: bytes | None) -> str | None:
-    return None if jpeg is None else f"data:image/jpeg;base64,{b64encode(jpeg).decode()}"
 
 
 _PAGE = Environment(autoescape=True).from_string("""\

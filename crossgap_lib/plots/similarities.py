@@ -1,6 +1,6 @@
 """Histograms of similarities, from samples and from counts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,15 +8,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from PIL import Image
 
 from crossgap_lib.metrics import overlap_coefficient
+from crossgap_lib.plots.inversion import step_axis
 from crossgap_lib.plots.style import (
     COLOURS,
     DASHES,
     DIFFERENT,
     MATCHING,
     SAME,
-    SERIES,
+    line_look,
     new_figure,
     short_name,
     styled,
@@ -122,6 +125,25 @@ def count_histograms(
     return figure
 
 
+@styled
+def counts_state(
+    positions: Sequence[Mapping[str, PairCounts]], title: str
+) -> tuple[Figure, Callable[[Mapping[str, PairCounts]], None]]:
+    """A panel of ``count_histograms`` with room for all positions of some sliders, and what moves it to one of them."""
+    figure = count_histograms({"": positions[:1]}, (title,), unseen=[(kinds,) for kinds in positions])
+    (ax,) = figure.axes
+    for patch in ax.patches:
+        patch.set_animated(True)
+
+    def move(kinds: Mapping[str, PairCounts]) -> None:
+        heights = [_density(counted)[0] for counted in kinds.values()]
+        for patch, values in zip(ax.patches, np.repeat(heights, 2, axis=0), strict=True):  # filled, and its outline
+            patch.set_data(values)
+        ax.set_ylim(0, 1.3 * np.max(heights))  # nothing on the ground stands on this axis, so that may stay
+
+    return figure, move
+
+
 def _density(counted: PairCounts) -> tuple[np.ndarray, np.ndarray]:
     """Heights and edges of the bins drawn."""
     bins = edges(len(counted.total))[::_MERGED]
@@ -148,8 +170,8 @@ def sibling_slopes(table: pd.DataFrame, objective: str) -> Figure:
     for ax, quantity in zip(axes[0], quantities, strict=True):
         pairs = table[table["quantity"] == quantity].groupby("pair", sort=False)
         for k, (pair, line) in enumerate(pairs):
-            look = {"color": SERIES[k], "marker": "o", "linestyle": DASHES[k], "capsize": 3, "linewidth": 2}
-            ax.errorbar(line["objective"], line["value"], whiskers(line), label=pair, **look)
+            look = line_look(k, markersize=7, linewidth=2)
+            ax.errorbar(line["objective"], line["value"], whiskers(line), label=pair, capsize=3, **look)
         ax.set(ylabel=quantity, xlabel=objective, ylim=(min(0, ax.get_ylim()[0]), None))
         ax.margins(x=0.25)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=2)
@@ -165,9 +187,54 @@ def dial_curves(table: pd.DataFrame, expected: Mapping[float, float]) -> Figure:
     figure, axes = new_figure(width=8.0, height=4.2)
     ax = axes[0, 0]
     for k, (model, line) in enumerate(table.groupby("model", sort=False)):
-        look = {"color": SERIES[k], "marker": "osD^vP"[k % 6], "linestyle": DASHES[k % 4], "capsize": 3}
-        ax.errorbar(line["strength"], line["value"], whiskers(line), label=short_name(model), **look)
+        look = line_look(k, markersize=6, label=short_name(model))
+        ax.errorbar(line["strength"], line["value"], whiskers(line), capsize=3, **look)
     ax.plot(list(expected), list(expected.values()), color=DIFFERENT, alpha=0.5, linewidth=7, zorder=1, label="content")
     ax.set(xlabel="strength of what varies within a kind", ylabel="overlap that stays (%)", ylim=(0, None))
     ax.legend(loc="lower right")
     return figure
+
+
+Found = Sequence[tuple[Image.Image, str]]  # the query and then its nearest pictures, each with the name of its class
+
+
+@styled
+def caption_rows(rows: Mapping[str, tuple[Mapping[str, PairCounts], pd.DataFrame, float, Found]]) -> Figure:
+    """A row for each model: similarities by class, OTI along its steps, and the nearest pictures of a query.
+
+    Args:
+        rows: model -> its counted pairs by class, its rows of ``tasks.step_means``, its native mAP in percent, and
+            what a query finds. Pictures of the query's class are framed in full, others dashed.
+    """
+    figure, axes = new_figure(len(rows), 3, width=3.6, height=2.7 if len(rows) == 1 else 1.9)
+    for (left, middle, right), (name, (kinds, curve, native, found)) in zip(axes, rows.items(), strict=True):
+        for kind, counted in kinds.items():
+            _stairs(left, *_density(counted), *_LOOKS[kind], kind)
+        left.set(xlim=(-0.6, 1), xticks=[-0.5, 0, 0.5, 1], yticks=[], ylabel=name)
+        middle.axhline(native, color=COLOURS["image"], linestyle="--", label="native features")
+        middle.plot(curve["step"], curve["mAP"], color=COLOURS["oti"], label="OTI")
+        middle.fill_between(curve["step"], curve["low"], curve["high"], color=COLOURS["oti"], alpha=0.2)
+        step_axis(middle, curve["step"].max(), "step")
+        middle.set(ylim=(0, 102), ylabel="mAP (%)")
+        _strip(right, found)
+    for ax, title in zip(axes[0], ("similarities by kind", "OTI along its steps", "query, then nearest"), strict=True):
+        ax.set_title(title)
+    for ax in axes[:-1, 1]:
+        ax.set_xlabel("")
+    axes[-1, 0].set_xlabel("cosine similarity")
+    handles = {text: h for ax in axes[0] for h, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc="outside lower left", ncols=len(handles), fontsize=9)
+    return figure
+
+
+def _strip(ax: Axes, found: Found) -> None:
+    """Small pictures side by side above the names of their classes, the first of which is the query's."""
+    for k, (picture, name) in enumerate(found):
+        ax.imshow(picture, extent=(k, k + 0.92, 0, 0.92))
+        look = (SAME, "-") if name == found[0][1] else (DIFFERENT, "--")
+        ax.add_patch(Rectangle((k, 0), 0.92, 0.92, fill=False, edgecolor=look[0], linestyle=look[1], linewidth=2))
+    ax.set(xlim=(-0.05, len(found)), ylim=(-0.05, 1), yticks=[])
+    ax.set_xticks(np.arange(len(found)) + 0.46, [name for _, name in found], fontsize=8, rotation=30)
+    ax.tick_params(length=0)
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)

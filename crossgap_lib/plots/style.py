@@ -31,6 +31,7 @@ MATCHING = "#56B4E9"  # image-text pairs that belong together; those that do not
 PUBLISHED = "#444444"  # what a paper reports, always a black-grey diamond or dash
 SERIES = ("#1b1b1b", "#8c510a", "#7a8b00", "#4b2e83", "#5e6e7e", "#c9a66b")  # models, classifiers
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
+MARKS = ("o", "^", "s", "D", "P", "X", "v", "<", ">", "*")  # of lines that stand for no modality
 _RC = {
     **{"figure.facecolor": "white", "savefig.facecolor": "white", "axes.spines.top": False, "axes.spines.right": False},
     **{"axes.grid": True, "grid.alpha": 0.25, "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold"},
@@ -58,10 +59,18 @@ class ShownFigure(Figure):
         return png_bytes(self), {"alt": self.alt}
 
 
-def new_figure(rows: int = 1, columns: int = 1, width: float = 4.6, height: float = 3.4) -> tuple[Figure, np.ndarray]:
-    """A figure and its axes, (rows, columns)."""
+def new_figure(
+    rows: int = 1, columns: int = 1, width: float = 4.6, height: float = 3.4, **share: bool | str
+) -> tuple[Figure, np.ndarray]:
+    """A figure and its axes, (rows, columns). ``sharex`` and ``sharey`` give them one scale, as in ``subplots``."""
     figure = ShownFigure(figsize=(columns * width, rows * height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    return figure, figure.subplots(rows, columns, squeeze=False, **share)
+
+
+def line_look(k: int, **more: Any) -> dict[str, Any]:
+    """Colour, dash and marker of the k-th of several lines; ``more`` takes the place of any of them or adds to them."""
+    look = {"color": SERIES[k % len(SERIES)], "linestyle": DASHES[k % len(DASHES)], "marker": MARKS[k % len(MARKS)]}
+    return look | {"markersize": 5, "linewidth": 1.5} | more
 
 
 def shades(colour: str, n: int) -> list[tuple[float, float, float]]:

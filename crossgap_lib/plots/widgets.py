@@ -4,7 +4,6 @@ Every explorer draws once when it is made, so an exception in a drawing is the c
 """
 
 import html
-from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from io import BytesIO
@@ -20,7 +19,7 @@ from PIL import Image
 from crossgap_lib.datasets.dataset import Dataset
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.inversion.result import Inversion
-from crossgap_lib.plots.atlas import thumbnails
+from crossgap_lib.plots.atlas import data_url, thumbnails
 from crossgap_lib.plots.inversion import inversion_state
 from crossgap_lib.plots.maps import walk_state
 from crossgap_lib.plots.style import DIFFERENT, counted, plural, styled
@@ -218,7 +217,7 @@ def neighbour_explorer(runs: Mapping[int, Inversion], gallery: Embeddings, photo
     found = {(n, step): _nearest(run.at(step), gallery, k) for n, run in runs.items() for step in run.snapshots}
     natively = _nearest(own, gallery, k)  # (q, k)
     seen = np.unique([natively, *found.values()])
-    urls = {name: _url(jpeg) for name, jpeg in thumbnails(photos, {*own.ids, *gallery.ids[seen]}).items()}
+    urls = {name: data_url(jpeg) for name, jpeg in thumbnails(photos, {*own.ids, *gallery.ids[seen]}).items()}
 
     names = [gallery.class_names[label] for label in own.labels]
     asked = w.ToggleButtons(options=[(name, q) for q, name in enumerate(names)], tooltips=list(own.ids))
@@ -247,10 +246,6 @@ def _nearest(queries: Embeddings, gallery: Embeddings, k: int) -> np.ndarray:
     found = similarities(queries, gallery)
     found[queries.ids[:, None] == gallery.ids[None]] = -np.inf
     return np.argsort(-found, axis=1, kind="stable")[:, :k]
-
-
-def _url(jpeg: bytes) -> str:
-    return f"data:image/jpeg;base64,{b64encode(jpeg).decode()}"
 
 
 def _picture_buttons(place: str, urls: Sequence[str]) -> str:

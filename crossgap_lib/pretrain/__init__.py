@@ -45,5 +45,5 @@ def pretrain(
         net, seconds = train(recipe, run_folder, device=device)
     write_skeleton(out, recipe)
     write_weights(out, net)
-    write_card(out, recipe, seconds[0], device)
+    write_card(out, recipe, seconds, device)
     return out

@@ -103,10 +103,13 @@ def _inverted(model: DualEncoder, everything: Embeddings) -> dict[str, float]:
 # ---------------------------------------------------------------- cards
 
 
-def write_card(folder: Path, recipe: Recipe, seconds: float, device: str) -> dict[str, Any]:
-    """Measures the written checkpoint and describes it in card.json and README.md."""
-    seen = recipe.steps * recipe.batch
-    training = {"steps": recipe.steps, "pictures seen": seen, "minutes": round(seconds / 60, 1), "device": device}
+def write_card(folder: Path, recipe: Recipe, seconds: tuple[float, float], device: str) -> dict[str, Any]:
+    """Measures the written checkpoint and describes it in card.json and README.md.
+
+    ``seconds``: of the training by the clock, and of the processor.
+    """
+    training = {"steps": recipe.steps, "pictures seen": recipe.steps * recipe.batch, "device": device}
+    training |= dict(zip(("minutes", "processor minutes"), (round(part / 60, 1) for part in seconds), strict=True))
     return _write(folder, {"recipe": asdict(recipe), "training": training, "measured": measure(folder, recipe)})
 
 
@@ -153,6 +156,8 @@ def _number(value: float) -> str:
 def _card_text(name: str, card: dict[str, Any]) -> str:
     recipe, training, measured = Recipe(**card["recipe"]), card["training"], card["measured"]
     numbers = "\n".join(f"| {k} | {_number(v)} |" for k, v in measured.items())
+    busy = training.get("processor minutes")
+    busy = f", of which it worked {busy}" if busy and busy < training["minutes"] / 2 else ""  # others worked on it, too
     kinds, images_only = len(world.SETS[recipe.data][0]), recipe.objective == "dino"
     shared = (
         "\n  Pictures and texts share the transformer, final layer norm and projection, which the file holds twice."
@@ -167,7 +172,7 @@ nothing by `crossgap pretrain {name}` on pictures that crossgap draws: {kinds} k
 - **Data**: `world:{recipe.data}/train`, {recipe.pictures:,} pictures at strength {recipe.strength}{_captions(recipe)}.
 - **Objective**: {_OBJECTIVES[recipe.objective].format(**card["recipe"])}.{shared if recipe.shared else ""}
 - **Training**: {training["steps"]:,} steps of {recipe.batch}, {training["pictures seen"]:,} pictures seen,
-  {training["minutes"]} minutes on {training["device"]}, seed {recipe.seed}.
+  {training["minutes"]} minutes on {training["device"]}{busy}, seed {recipe.seed}.
 
 | measured on held-out pictures | |
 |---|---|

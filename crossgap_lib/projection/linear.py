@@ -106,12 +106,19 @@ def pca_of_prompts(prompts: Embeddings, n_components: int | None = None, *, cent
 
 # (top, bottom) directions left out, for the models of the IsoCLIP paper and its released code. SigLIP2's 350 and 50
 # have no place here: open_clip's SigLIP2 pools by attention and ends in an MLP, not in a linear projection.
+# For other models, and for PE-Core's texts, the bands are this project's own scaling (``default_band``).
 PUBLISHED_BANDS = {
     ("ViT-B-32,openai", "image"): (150, 50),
     ("ViT-B-32,openai", "text"): (20, 100),
     ("ViT-B-16,openai", "image"): (200, 50),
     ("ViT-B-16,openai", "text"): (10, 50),
+    ("ViT-L-14,openai", "image"): (250, 200),
+    ("ViT-L-14,openai", "text"): (10, 300),
+    ("ViT-B-32,datacomp_xl_s13b_b90k", "image"): (50, 50),
+    ("ViT-B-32,datacomp_xl_s13b_b90k", "text"): (0, 0),
     ("ViT-B-16,datacomp_xl_s13b_b90k", "image"): (100, 100),
+    ("ViT-B-16,datacomp_xl_s13b_b90k", "text"): (2, 150),
+    ("PE-Core-B-16,meta", "image"): (300, 50),
 }
 _SHARES = {"image": (150 / 512, 50 / 512), "text": (20 / 512, 100 / 512)}  # other models: as CLIP B/32, of its 512
 
@@ -138,10 +145,13 @@ class IsoClip:
     spectrum: Tensor
     model: str
 
+    def published_band(self, side: str) -> tuple[int, int] | None:
+        """(top, bottom) as published for this model, or None."""
+        return PUBLISHED_BANDS.get((self.model.replace("-quickgelu", ""), side))
+
     def default_band(self, side: str) -> tuple[int, int]:
-        """(top, bottom): the published ones where the model has them, else CLIP B/32's shares of r."""
-        known = PUBLISHED_BANDS.get((self.model.replace("-quickgelu", ""), side))
-        return known or tuple(round(share * len(self.spectrum)) for share in _SHARES[side])
+        """(top, bottom): ``published_band``, or else this project's own scaling: CLIP B/32's shares of r."""
+        return self.published_band(side) or tuple(round(share * len(self.spectrum)) for share in _SHARES[side])
 
     def __call__(self, x: Embeddings, *, top: int | None = None, bottom: int | None = None) -> Embeddings:
         """Features before the projection (n, width) -> (n, d) at unit norm.

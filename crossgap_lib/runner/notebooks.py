@@ -4,7 +4,6 @@ A notebook writes to a folder of its own beside the old figures, which are repla
 What papermill lets pass is refused here: unknown parameters, and errors inside widgets.
 """
 
-import ast
 import os
 import re
 import time
@@ -27,6 +26,7 @@ from crossgap_lib.errors import CrossgapError, did_you_mean
 from crossgap_lib.paths import FIGURES, NOTEBOOKS
 from crossgap_lib.processes import environment, locked, side_by_side
 from crossgap_lib.progress import watched
+from crossgap_lib.runner.parameters import checked, declared_parameters, literal
 from crossgap_lib.runner.staleness import is_fresh, run_key, write_record
 from crossgap_lib.store import digest
 
@@ -73,14 +73,15 @@ def run_notebooks(
         The runs in the notebooks' order.
 
     Raises:
-        CrossgapError: an unknown notebook, a parameter that nobody declares, a notebook that can't be read, or a
-            folder into which another run is writing.
+        CrossgapError: an unknown notebook, a parameter that nobody declares or whose value is not what was declared, a
+            notebook that can't be read, or a folder into which another run is writing.
     """
     cwd = Path(cwd or Path.cwd()).absolute()
     declared = {path: declared_parameters(path) for path in _choose(tuple(only), Path(notebooks))}
     given = _share_out(declared, parameters or {}, extra or {}, explicit=bool(only))
-    out = Path(out or own_folder(declared, given)).absolute()
-    asked = [(path, given[path], defaults | given[path], force, out, cwd) for path, defaults in declared.items()]
+    defaults = {path: {name: asked.default for name, asked in known.items()} for path, known in declared.items()}
+    out = Path(out or own_folder(defaults, given)).absolute()
+    asked = [(path, given[path], defaults[path] | given[path], force, out, cwd) for path in declared]
     runs = {}
     with locked(out):
         for run in side_by_side(_run, asked, jobs, lost=_lost) if jobs > 1 else starmap(_run, asked):
@@ -114,26 +115,10 @@ def _named(wanted: str, known: Mapping[str, Path]) -> str:
     raise CrossgapError(f"There is no notebook {wanted!r}; there are {', '.join(known)}.")
 
 
-def declared_parameters(notebook: Path) -> dict[str, Any]:
-    """Name -> default of the notebook's ``parameters`` cell. Raises CrossgapError where it can't be read."""
-    try:
-        found = papermill.inspect_notebook(_literal(notebook))
-    except ValueError as error:  # no JSON, no notebook, or no kernel and language in it
-        raise CrossgapError(f"{notebook} can't be read as a notebook: {shorten(str(error), 200)}") from error
-    return {name: _value(entry["default"]) for name, entry in found.items()}
-
-
-def _value(source: str) -> Any:
-    try:
-        return ast.literal_eval(source)
-    except (ValueError, SyntaxError):
-        return source
-
-
 def _share_out(
     declared: Mapping[Path, Mapping], parameters: Mapping, extra: Mapping, *, explicit: bool
 ) -> dict[Path, dict[str, Any]]:
-    """What each notebook is handed; refuses what papermill would only warn of."""
+    """What each notebook is handed, checked; refuses what papermill would only warn of."""
     if twice := parameters.keys() & extra.keys():
         raise CrossgapError(f"{', '.join(sorted(twice))}: given both as an option and with -p; leave one out.")
     for name in [*parameters, *extra]:
@@ -141,16 +126,18 @@ def _share_out(
         if lacking and (explicit or name in extra or len(lacking) == len(declared)):
             raise CrossgapError(_refusal(name, lacking, declared))
     everything = {**parameters, **extra}
-    return {path: {k: v for k, v in everything.items() if k in known} for path, known in declared.items()}
+    return {
+        path: checked(known, {k: v for k, v in everything.items() if k in known}) for path, known in declared.items()
+    }
 
 
-def own_folder(declared: Mapping[Path, Mapping], given: Mapping[Path, Mapping]) -> Path:
+def own_folder(defaults: Mapping[Path, Mapping], given: Mapping[Path, Mapping]) -> Path:
     """figures/ for a run with the notebooks' own parameters, else figures/runs/ and a name made of what differs.
 
     So the pictures of the default run, which README shows, stay what they are. ``device`` says where and not what is
     computed, and does not count.
     """
-    values = [(k, v) for path, known in given.items() for k, v in known.items() if v != declared[path][k]]
+    values = [(k, v) for path, known in given.items() for k, v in known.items() if v != defaults[path][k]]
     changed = {name: value for name, value in values if name != "device"}
     if not changed:
         return FIGURES
@@ -206,7 +193,7 @@ def _execute(notebook: Path, executed: Path, given: dict, cwd: Path) -> str:
     figures = str(executed.parent.parent)  # the notebook writes to CROSSGAP_FIGURES/NN_name
     try:
         with environment(CROSSGAP_FIGURES=figures, CROSSGAP_HEADLESS="1"):
-            papermill.execute_notebook(_literal(notebook), _literal(executed), given, **options)
+            papermill.execute_notebook(literal(notebook), literal(executed), given, **options)
     except papermill.PapermillExecutionError as error:
         return f"cell [{error.exec_count}]: {_brief(error.ename, error.evalue)}"
     except Exception as error:  # a kernel that died or never started: the other notebooks still run
@@ -277,11 +264,6 @@ def _swap(stage: Path, folder: Path) -> None:
         if old.exists():
             old.rename(folder)
         raise
-
-
-def _literal(path: Path) -> str:
-    """papermill takes braces in a path for format fields."""
-    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _brief(kind: str, message: str) -> str:

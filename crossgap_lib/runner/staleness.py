@@ -19,9 +19,12 @@ _FOLDERS = re.compile(r"(?<![^\s:,;=('\"\[])/(?:[^/:,;]+/)*")  # the folders of 
 
 
 def is_fresh(folder: Path, key: str) -> bool:
-    """Whether ``folder`` was made from what ``key`` (``run_key``) stands for, and all its files are there."""
+    """Whether ``folder`` was made from what ``key`` (``run_key``) stands for, and holds what was written then.
+
+    So it is stale where a file was changed by hand, or by a run of papermill itself.
+    """
     record = read_record(folder)
-    return record.get("key") == key and all((folder / name).is_file() for name in record["files"])
+    return record.get("key") == key and record.get("files") == _written(folder)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -39,16 +42,21 @@ def write_record(folder: Path, key: str, values: Mapping[str, Any], seconds: flo
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
         "parameters": {name: _FOLDERS.sub("", str(value)) for name, value in values.items()},
-        "files": sorted(path.relative_to(folder).as_posix() for path in _files(folder)),
+        "files": _written(folder),
     }
     (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _written(folder: Path) -> dict[str, str]:
+    """Name -> digest of the content of each file that a notebook has written, but for the record."""
+    return {name: content for name, content in _contents(folder) if name != RECORD}
 
 
 def run_key(notebook: Path, values: Mapping[str, Any], cwd: Path) -> str:
     """A digest of all that the figures depend on.
 
     That is the notebook's cells, the library, the parameters and the files that they name (looked up from ``cwd``), and
-    the papers' published numbers.
+    the tables in ``data``.
     """
     return digest(_facts(notebook, values, cwd))
 
@@ -57,8 +65,10 @@ def _facts(notebook: Path, values: Mapping[str, Any], cwd: Path) -> Iterator[obj
     for cell in nbformat.read(notebook, as_version=4).cells:
         yield cell.cell_type, cell.source, cell.metadata.get("tags", [])
     yield sorted(values.items())
+    yield os.environ.get("CROSSGAP_SKIP_BAD")
     yield from _contents(PACKAGE, ".py", ".toml")
-    yield from _contents(DATA / "published")
+    for part in ("published", "grid", "imagenet"):
+        yield from _contents(DATA / part)
     for text in _texts(values.values()):
         yield from _input_files(text, cwd)
 

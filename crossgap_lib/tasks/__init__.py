@@ -63,8 +63,8 @@ from crossgap_lib.tasks.pairs import (
     with_captions,
 )
 from crossgap_lib.tasks.precisions import average_precisions, by_task
-from crossgap_lib.tasks.protocol import protocol, protocol_table
+from crossgap_lib.tasks.protocol import protocol, protocol_table, reevaluating_table
 from crossgap_lib.tasks.published import beside_published, counterpart, published
 from crossgap_lib.tasks.search_sets import queries_and_gallery, texts_to_search
 from crossgap_lib.tasks.shots import FewShotSplit, equal_rows, hold_back, labelled_by
-from crossgap_lib.tasks.words import tokenizer_words
+from crossgap_lib.tasks.words import projection_words, tokenizer_words

@@ -53,9 +53,8 @@ def along_steps(runs: Mapping[int, Inversion], gallery: Embeddings, **how: Any) 
 
 def _rows_of(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Where each of ``ids`` stands among ``known``."""
-    order = np.argsort(known)
-    found = order[np.minimum(np.searchsorted(known[order], ids), len(known) - 1)]
-    if not np.array_equal(known[found], ids):
+    found = pd.Index(known).get_indexer(ids)  # -1 for an id that is not there
+    if (found < 0).any():
         raise CrossgapError("The inverted queries are not part of the set that they are said to come from.")
     return found
 

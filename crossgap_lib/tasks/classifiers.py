@@ -170,17 +170,18 @@ def ape(
     beta: float = 5.5,
     gamma: float = 0.1,
     share: float = 0.75,
+    weights: Sequence[float] = (0.7, 0.3),
 ) -> np.ndarray:
     """APE (Zhu et al. 2023, "Not all features matter"), training-free: a cache on the channels that tell classes apart.
 
     A ``share`` of the channels is kept (``ape_channels``). An image of the cache counts exp(gamma KL) times, KL the
-    divergence between its label and what its prompts say of it, -log p(label).
+    divergence between its label and what its prompts say of it, in bits as in the released code: -log2 p(label).
     """
     support, labels, queries = _checked(support, labels, queries)
     prompts = _prompts(prompts, support, labels)
-    kept = ape_channels(support, labels, prompts, share=share)
+    kept = ape_channels(support, labels, prompts, share=share, weights=weights)
     support, queries, prompts = (of_unit_norm(x[:, kept]) for x in (support, queries, prompts))
-    surprise = -log_softmax(support @ prompts.T, axis=1)[np.arange(len(labels)), labels]  # (m,)
+    surprise = -log_softmax(support @ prompts.T, axis=1)[np.arange(len(labels)), labels] / np.log(2)  # (m,) bits
     return _cache(queries @ support.T, labels, beta, np.exp(gamma * surprise))
 
 
@@ -195,7 +196,8 @@ def ape_channels(
     """The channels that APE keeps, (k,): little similarity between classes, much variance between them.
 
     Similarity is the mean over all pairs of prompts and images of different classes of the product in that channel,
-    variance that of the prompts; the criterion is weights[1] * variance - weights[0] * similarity, weights as released.
+    variance that of the prompts; the criterion is weights[1] * variance - weights[0] * similarity. The released code
+    has weights of its own for each data set; these are one pair of them.
     """
     support, labels, _ = _checked(support, labels, support)
     prompts = _prompts(prompts, support, labels)

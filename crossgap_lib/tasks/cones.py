@@ -57,7 +57,7 @@ def _axis(e: Embeddings) -> Tensor:
 
 
 def projected_points(projection: Projection, images: Embeddings) -> dict[str, Tensor]:
-    """The images before and after the projection, (n, d) each and at the norm they come out with (Fig. 7)."""
+    """Images before and after the projection, (n, d) each, at the norm they come out with (Reevaluating, Fig. 7)."""
     return {
         ORIGINAL: images.features,
         PROJECTED: projection.project(images.features),
@@ -66,7 +66,7 @@ def projected_points(projection: Projection, images: Embeddings) -> dict[str, Te
 
 
 def projection_variants(projection: Projection, images: Embeddings) -> dict[str, Embeddings]:
-    """The images as they are, projected, and mean-adjusted, all at unit norm (Fig. 8: left, middle, right)."""
+    """The images as they are, projected, and mean-adjusted, all at unit norm (Reevaluating, Fig. 8, from left)."""
     return {
         ORIGINAL: images,
         PROJECTED: replace(projection(images), modality="projection"),

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from scipy.linalg import cholesky, eigh, expm, lstsq, qr, solve_triangular
 from scipy.sparse.linalg import LinearOperator, aslinearoperator, lsmr
+from scipy.special import logit
 
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.memory import PeakMemory
@@ -271,8 +272,7 @@ def log_odds(p: np.ndarray, noise: float = 0.0) -> np.ndarray:
 
     They are first moved ``noise`` off 0 and 1, at least float64's rounding: nearer, a probability has no logit to tell.
     """
-    p = np.clip(p, max(noise, 1e-300), 1 - max(noise, 2**-53))
-    return np.log(p) - np.log1p(-p)
+    return logit(np.clip(p, max(noise, 1e-300), 1 - max(noise, 2**-53)))
 
 
 def from_text_softmax(

@@ -74,17 +74,23 @@ def prompt_methods(
     tip_x_gammas: Sequence[float] = (0.3, 3.0),
     ape_gammas: Sequence[float] = (0.0, 0.2),
     ape_shares: Sequence[float] = (0.75,),
+    ape_weights: Sequence[tuple[float, float]] = ((0.7, 0.3),),
     covariance: str = "empirical-bayes",
 ) -> tuple[Method, ...]:
-    """The methods of Reevaluating, Fig. 6, each with the grid it chooses from; ``one_to_one`` makes no choice."""
+    """The methods of Reevaluating, Fig. 6, each with the grid it chooses from.
+
+    Zero-shot scores are those of native images. So ``alphas=(1.0,)`` is not what the paper's code does on projected
+    images; ``one_to_one`` has both.
+    """
     cache = {"alpha": alphas, "beta": betas}
+    ape = cache | {"gamma": ape_gammas, "share": ape_shares, "weights": ape_weights}
     return (
         Method("Zero-shot", None, WITH_PROMPTS),
         Method("Prototype", classifiers.prototype, WITH_PROMPTS, grid={"alpha": alphas}),
         Method("LDA", classifiers.lda, WITH_PROMPTS, grid={"alpha": alphas, "covariance": (covariance,)}),
         Method("Tip-Adapter", classifiers.tip_adapter, WITH_PROMPTS, grid=cache),
         Method("Tip-X", classifiers.tip_x, WITH_PROMPTS, "prompts", cache | {"gamma": tip_x_gammas}),
-        Method("APE", classifiers.ape, WITH_PROMPTS, "prompts", cache | {"gamma": ape_gammas, "share": ape_shares}),
+        Method("APE", classifiers.ape, WITH_PROMPTS, "prompts", ape),
         Method("CODER", classifiers.coder, WITH_PROMPTS, "texts", cache),
     )
 
@@ -105,7 +111,7 @@ def one_to_one() -> tuple[Method, ...]:
 def support_alone(methods: Iterable[Method]) -> tuple[Method, ...]:
     """The same methods without zero-shot scores: what the few pictures say by themselves, compared as each compares.
 
-    Where zero-shot is good it hides what Fig. 6 is about: whether images should be compared through texts.
+    Where zero-shot is good it hides what Reevaluating's Fig. 6 is about: whether to compare images through texts.
     """
     return tuple(
         replace(m, setting=SUPPORT_ALONE, grid={name: v for name, v in m.grid.items() if name != "alpha"})

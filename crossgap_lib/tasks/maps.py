@@ -1,8 +1,11 @@
 """Flat maps of several sets of embeddings in one space: PCA, UMAP and t-SNE (Reevaluating, App. B and Fig. 7)."""
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ from torch import Tensor
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion.result import Inversion
+from crossgap_lib.paths import cache_dir
 
 METHODS = ("UMAP", "PCA", "t-SNE")  # the rows of Fig. 7
 _WORKING_MEMORY = 64  # MiB of distances at a time
@@ -163,7 +167,16 @@ def _pca(rows: np.ndarray, seed: int, *_: Any) -> tuple[PCA, np.ndarray, tuple[s
     return pca, flat, (f"PC 1 ({first:.0f} % of the variance)", f"PC 2 ({second:.0f} %)")
 
 
+def _for_numba() -> str:
+    """A folder for what numba compiles, which finds none where packages and HOME can't be written, as in containers."""
+    folder = cache_dir() / "numba"
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    return str(folder) if os.access(folder, os.W_OK) else mkdtemp(prefix="crossgap-numba-")
+
+
 def _umap(rows: np.ndarray, seed: int, n_neighbors: int, *_: Any) -> tuple[Any, np.ndarray, tuple[str, str]]:
+    os.environ["NUMBA_CACHE_DIR"] = os.environ.get("NUMBA_CACHE_DIR") or _for_numba()
     from umap import UMAP  # late: compiles for seconds
 
     reducer = UMAP(n_neighbors=n_neighbors, metric="cosine", random_state=seed, n_jobs=1)

@@ -1,14 +1,49 @@
-"""Words that name no class, to make prompts of: do the words behind a projection matter?"""
+"""Words to make prompts of: those that span the projection, and some that name no class."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from crossgap_lib.datasets.files import read_lines
+from crossgap_lib.datasets.shapes import KINDS
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.paths import DATA
 
 if TYPE_CHECKING:
     from crossgap_lib.models.encoder import DualEncoder
+
+
+IMAGENET_NAMES = DATA / "imagenet" / "names.txt"
+
+
+def projection_words(class_names: str, data: str, own: Iterable[str] = ()) -> list[str]:
+    """The words x of the prompts "a photo of a x" that span the projection; which these are is printed.
+
+    Reevaluating (Sec. 3.3) takes the names of ImageNet's 1000 classes, whatever the data set.
+
+    Args:
+        class_names: "imagenet", "own" or a file with a word a line. By default ("") photographs get ImageNet's names,
+            and drawn pictures the kinds of the drawn world.
+        data: the spec of the pictures.
+        own: the names of their classes.
+
+    Raises:
+        CrossgapError: a file that can't be read, or fewer than two words.
+    """
+    if not class_names and data.startswith("world:"):
+        words, whose = list(KINDS), "the kinds of the drawn world"
+    elif class_names == "own":
+        words, whose = list(own), "the classes of the data set"
+    else:
+        path = IMAGENET_NAMES if class_names in ("", "imagenet") else Path(class_names)
+        words = list(read_lines(path).values())
+        whose = "ImageNet's classes" if path == IMAGENET_NAMES else f"the lines of {path}"
+    if len(words) < 2:
+        raise CrossgapError(f"The projection needs two words or more, and there are {len(words)}: {whose}.")
+    print(f"{data}: the projection is spanned by {len(words)} names, {whose}.")
+    return words
 
 
 def tokenizer_words(model: "DualEncoder", n: int, *, exclude: Iterable[str] = (), seed: int = 0) -> list[str]:

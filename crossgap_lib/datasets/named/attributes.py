@@ -2,11 +2,12 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from crossgap_lib.datasets.dataset import Dataset
-from crossgap_lib.datasets.files import read_json
+from crossgap_lib.datasets.files import of_good, read_json
 from crossgap_lib.datasets.named.lookup import placement
 from crossgap_lib.datasets.named.places import named_pictures, picture_folder, root_and_split
 from crossgap_lib.datasets.named.table import NamedSet
@@ -17,15 +18,7 @@ _FILES = ("bdd100k_labels_images_{}.json", "det_20/det_{}.json", "det_{}.json")
 _UNDEFINED = "undefined"
 
 
-def read(
-    row: NamedSet,
-    spec: str,
-    rest: str,
-    *,
-    split: str | None = None,
-    attribute: str | None = None,
-    skip_missing: bool = False,
-) -> Dataset:
+def read(row: NamedSet, spec: str, rest: str, *, split: str | None = None, attribute: str | None = None) -> Dataset:
     """The pictures of a split, labelled by one attribute, timeofday by default; "PATH/weather" names another one.
 
     Pictures whose attribute is undefined are left out, with a warning.
@@ -54,7 +47,7 @@ def read(
     classes = sorted(set(defined.values()))
     labels = np.array([classes.index(value) for value in defined.values()], dtype=np.int64)
     folder = picture_folder(row, root) / split
-    return named_pictures(spec, folder, list(defined), file, skip_missing, labels=labels, class_names=tuple(classes))
+    return named_pictures(spec, folder, list(defined), file, labels=labels, class_names=tuple(classes))
 
 
 def _label_file(row: NamedSet, folder: Path, split: str) -> Path:
@@ -66,12 +59,20 @@ def _label_file(row: NamedSet, folder: Path, split: str) -> Path:
 
 def _values(file: Path, attribute: str) -> dict[str, str]:
     """{picture: value of the attribute} of a file that holds a list of frames."""
-    try:
-        values = {frame["name"]: frame["attributes"][attribute] for frame in read_json(file)}
-    except (KeyError, TypeError) as error:
-        raise CrossgapError(f"{file}: a frame lacks its name or {attribute}: {error}") from error
-    if not all(isinstance(each, str) for pair in values.items() for each in pair):
-        raise CrossgapError(f"{file}: names and values of {attribute} must be text")
+
+    def named(frame: Any) -> tuple[str, str]:
+        try:
+            pair = frame["name"], frame["attributes"][attribute]
+        except (KeyError, TypeError) as error:
+            raise CrossgapError(f"{file}: a frame lacks its name or {attribute}: {error}") from error
+        if not all(isinstance(each, str) for each in pair):
+            raise CrossgapError(f"{file}: names and values of {attribute} must be text")
+        return pair
+
+    frames = read_json(file)
+    if not isinstance(frames, list):
+        raise CrossgapError(f"{file} holds no list of frames")
+    values = dict(of_good(named, frames))
     if not any(value != _UNDEFINED for value in values.values()):
         raise CrossgapError(f"{file}: {attribute} is defined for no picture")
     return values

@@ -1,13 +1,11 @@
 """BEIR's form of a retrieval task, as NanoBEIR has it: corpus, queries and qrels, in Parquet or JSON lines."""
 
-import csv
 from collections.abc import Callable, Iterable
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
 
-from crossgap_lib.datasets.files import absolute, read_json_lines, read_text
+from crossgap_lib.datasets.files import absolute, of_good, read_json_lines, read_table
 from crossgap_lib.datasets.named.collection import TextCollection, id_and_text, parquet_rows
 from crossgap_lib.datasets.named.lookup import placement
 from crossgap_lib.datasets.named.places import root_of
@@ -27,11 +25,15 @@ def read(row: NamedSet, spec: str, rest: str) -> TextCollection:
     """
     root = root_of(row, absolute(rest))
     corpus, queries = (id_and_text(root / part, _rows(row, root, part)) for part in ("corpus", "queries"))
-    pairs = [_pair(root / "qrels", judged) for judged in _rows(row, root, "qrels") if _score(judged) > 0]
     column = {name: k for k, name in enumerate(corpus)}
-    strange = next((pair for pair in pairs if pair[0] not in queries or pair[1] not in column), None)
-    if strange:
-        raise CrossgapError(f"{root / 'qrels'}: the pair {strange} is not among queries and corpus")
+
+    def judgement(judged: dict) -> tuple[str, str, bool]:
+        pair = _pair(root / "qrels", judged)
+        if pair[0] not in queries or pair[1] not in column:
+            raise CrossgapError(f"{root / 'qrels'}: the pair {pair} is not among queries and corpus")
+        return *pair, _score(judged) > 0
+
+    pairs = [(query, text) for query, text, good in of_good(judgement, _rows(row, root, "qrels")) if good]
     with_positive = {query for query, _ in pairs}
     asked = [name for name in queries if name in with_positive]
     line = {name: k for k, name in enumerate(asked)}
@@ -53,10 +55,6 @@ def _rows(row: NamedSet, root: Path, part: str) -> list[dict]:
     return [entry for file in files for entry in _READ[file.suffix](file)]
 
 
-def _tsv(file: Path) -> list[dict]:
-    return list(csv.DictReader(StringIO(read_text(file)), delimiter="\t"))
-
-
 def _pair(file: Path, judged: dict) -> tuple[str, str]:
     if not all(judged.get(key) is not None for key in _PAIR):
         raise CrossgapError(f"{file}: a judgement needs {' and '.join(_PAIR)}, but is {str(judged)[:80]}")
@@ -74,5 +72,5 @@ def _score(judged: dict) -> float:
 _READ: dict[str, Callable[[Path], Iterable[dict]]] = {
     ".parquet": parquet_rows,
     ".jsonl": lambda file: read_json_lines(file).values(),
-    ".tsv": _tsv,
+    ".tsv": lambda file: read_table(file, "\t").values(),
 }

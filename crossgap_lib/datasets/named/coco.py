@@ -10,20 +10,14 @@ from crossgap_lib.datasets.named.table import NamedSet
 
 
 def read(
-    row: NamedSet,
-    spec: str,
-    rest: str,
-    *,
-    split: str | None = None,
-    images: str | os.PathLike | None = None,
-    skip_missing: bool = False,
+    row: NamedSet, spec: str, rest: str, *, split: str | None = None, images: str | os.PathLike | None = None
 ) -> Dataset:
     """A split of Karpathy's file (the test split by default), or the whole validation file of nocaps.
 
     For the options see ``load_dataset``.
     """
     file, rows = caption_rows(row, rest, split)
-    return with_pictures(spec, file, rows, images, skip_missing)
+    return with_pictures(spec, file, rows, images)
 
 
 def caption_rows(row: NamedSet, rest: str, split: str | None = None) -> tuple[Path, list[CaptionRow]]:

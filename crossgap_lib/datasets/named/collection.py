@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from crossgap_lib.datasets.files import of_good
 from crossgap_lib.errors import CrossgapError, one_sentence
 
 _IDS, _TEXTS = ("_id", "id"), ("text", "summary")  # under which a row has its id and its text
@@ -61,11 +62,11 @@ def parquet_rows(file: Path, columns: list[str] | None = None) -> list[dict]:
 def id_and_text(file: Path, rows: Iterable[dict]) -> dict[str, str]:
     """{id: text} of rows that have an _id or id, a text or summary and perhaps a title, which goes before the text.
 
-    Raises:
-        CrossgapError: a row lacks one of them, or an id repeats.
+    A row that lacks one of them, or whose id repeats, is a bad row.
     """
     found: dict[str, str] = {}
-    for row in rows:
+
+    def add(row: dict) -> None:
         name = next((row[key] for key in _IDS if key in row), None)
         text = next((row[key] for key in _TEXTS if key in row), None)
         if name is None or not isinstance(text, str):
@@ -73,4 +74,6 @@ def id_and_text(file: Path, rows: Iterable[dict]) -> dict[str, str]:
         if str(name) in found:
             raise CrossgapError(f"{file}: id {str(name)!r} repeats")
         found[str(name)] = f"{row.get('title') or ''} {text}".strip()
+
+    of_good(add, rows)
     return found

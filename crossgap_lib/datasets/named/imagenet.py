@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from crossgap_lib.datasets.dataset import Dataset
-from crossgap_lib.datasets.files import pictures_in, read_fields, subfolders
-from crossgap_lib.datasets.folders import labelled
+from crossgap_lib.datasets.files import bad_row, files_in, pictures_in, read_fields, subfolders
+from crossgap_lib.datasets.folders import labelled, no_pictures
 from crossgap_lib.datasets.named.lookup import placement
 from crossgap_lib.datasets.named.places import root_and_split
 from crossgap_lib.datasets.named.table import NamedSet
@@ -22,15 +22,18 @@ def read(row: NamedSet, spec: str, rest: str, *, split: str | None = None) -> Da
     root, split = root_and_split(row, rest, split)
     name_of = dict(read_fields(root / "classnames.txt", 2))
     base = _part(row, root, _FOLDER[split])
-    groups = {folder.name: pictures_in(folder) for folder in subfolders(base)}
-    strange = next((name for name in groups if name not in name_of), None)
-    if strange:
-        raise CrossgapError(f"{base}: folder {strange!r} is not in classnames.txt")
-    if not any(groups.values()):
-        raise CrossgapError(f"No pictures in the class folders of {base} ({placement(row.name)}).")
+    groups = {folder.name: files_in(folder) for folder in subfolders(base)}
+    for name in sorted(groups.keys() - name_of.keys()):
+        bad_row(f"{base}: folder {name!r} is not in classnames.txt", len(groups.pop(name)[0]))
+    loose = len(pictures_in(base, deep=False))
+    unsorted = f"{loose} pictures lie in no class folder; ImageNet's val is sorted into them by valprep.sh"
+    if not any(pictures for pictures, _ in groups.values()):
+        reason = unsorted if loose else placement(row.name)
+        raise CrossgapError(f"No pictures in the class folders of {base} ({reason}).")
     order = sorted(name_of)
     names = tuple(name_of[folder] for folder in order)
-    return labelled(spec, base.parent, names, [groups.get(folder, []) for folder in order])
+    notes = ([unsorted] if loose else []) + no_pictures(groups.values())
+    return labelled(spec, base.parent, names, [groups.get(folder, ([],))[0] for folder in order], notes)
 
 
 def _part(row: NamedSet, root: Path, name: str) -> Path:

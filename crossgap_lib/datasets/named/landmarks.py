@@ -46,15 +46,7 @@ class GroundTruth:
         return [k for kind in positive for k in judged[kind]], [k for kind in junk for k in judged[kind]]
 
 
-def read(
-    row: NamedSet,
-    spec: str,
-    rest: str,
-    *,
-    split: str | None = None,
-    crop_queries: bool = True,
-    skip_missing: bool = False,
-) -> Dataset:
+def read(row: NamedSet, spec: str, rest: str, *, split: str | None = None, crop_queries: bool = True) -> Dataset:
     """The split "gallery" (the default) or "queries", whose pictures are cropped to their box with ``crop_queries``.
 
     Raises:
@@ -63,7 +55,7 @@ def read(
     root, split = root_and_split(row, rest, split)
     truth = read_truth(root / row.markers[0])
     names = [f"{name}.jpg" for name in (truth.queries if split == "queries" else truth.gallery)]
-    whole = named_pictures(spec, picture_folder(row, root), names, root / row.markers[0], skip_missing)
+    whole = named_pictures(spec, picture_folder(row, root), names, root / row.markers[0])
     if split == "gallery" or not crop_queries:
         return whole
     box_of = dict(zip(names, truth.boxes, strict=True))

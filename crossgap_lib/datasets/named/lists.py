@@ -1,13 +1,14 @@
 """Classification sets whose text files list each picture with its class: CoOp's splits, FGVC-Aircraft, CUB, SOP."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from crossgap_lib.datasets.dataset import Dataset
-from crossgap_lib.datasets.files import read_fields, read_json, read_lines
+from crossgap_lib.datasets.files import bad_row, of_good, read_fields, read_json, read_lines
 from crossgap_lib.datasets.named.places import named_pictures, picture_folder, root_and_split
 from crossgap_lib.datasets.named.table import NamedSet
 from crossgap_lib.errors import CrossgapError
@@ -22,7 +23,7 @@ class Listed(NamedTuple):
     class_names: tuple[str, ...]  # label -> name; empty where classes have numbers alone
 
 
-def read(row: NamedSet, spec: str, rest: str, *, split: str | None = None, skip_missing: bool = False) -> Dataset:
+def read(row: NamedSet, spec: str, rest: str, *, split: str | None = None) -> Dataset:
     """One split of a set.
 
     Raises:
@@ -33,7 +34,7 @@ def read(row: NamedSet, spec: str, rest: str, *, split: str | None = None, skip_
     if not names:
         raise CrossgapError(f"{file}: the {split} split is empty")
     columns = {"labels": np.array(labels, dtype=np.int64), "class_names": class_names}
-    return named_pictures(spec, picture_folder(row, root), names, file, skip_missing, **columns)
+    return named_pictures(spec, picture_folder(row, root), names, file, **columns)
 
 
 # ---------------------------------------------------------------- CoOp's split files (Zhou et al. 2022)
@@ -57,7 +58,7 @@ def _coop(row: NamedSet, root: Path, split: str) -> Listed:
     data = read_json(file)
     if not isinstance(data, dict) or not all(isinstance(data.get(part), list) for part in _PARTS):
         raise CrossgapError(f"{file} holds no lists train, val and test")
-    parts = {part: [_entry(file, values) for values in data[part]] for part in _PARTS}
+    parts = {part: of_good(partial(_entry, file), data[part]) for part in _PARTS}
     names = _class_names(file, [entry for entries in parts.values() for entry in entries])
     kept = {part: [e for e in entries if e.path.split("/")[0] not in _IGNORED] for part, entries in parts.items()}
     used = sorted({entry.label for entries in kept.values() for entry in entries})
@@ -95,12 +96,14 @@ def _aircraft(_: NamedSet, root: Path, split: str) -> Listed:
     file = root / f"images_variant_{split}.txt"
     variants = list(read_lines(root / "variants.txt").values())
     number = {variant: label for label, variant in enumerate(variants)}
-    pairs = read_fields(file, 2)
-    strange = next((variant for _, variant in pairs if variant not in number), None)
-    if strange:
-        raise CrossgapError(f"{file}: variant {strange!r} is not in variants.txt")
-    names = [f"{name}.jpg" for name, _ in pairs]
-    return Listed(file, names, [number[variant] for _, variant in pairs], tuple(variants))
+
+    def labelled(pair: list[str]) -> tuple[str, int]:
+        if pair[1] not in number:
+            raise CrossgapError(f"{file}: variant {pair[1]!r} is not in variants.txt")
+        return f"{pair[0]}.jpg", number[pair[1]]
+
+    pairs = of_good(labelled, read_fields(file, 2))
+    return Listed(file, [name for name, _ in pairs], [label for _, label in pairs], tuple(variants))
 
 
 # ---------------------------------------------------------------- CUB-200-2011, Stanford Online Products
@@ -112,14 +115,14 @@ def _cub(_: NamedSet, root: Path, split: str) -> Listed:
     paths = dict(read_fields(file, 2))
     species = _numbers(root / "image_class_labels.txt", paths)
     in_train = _numbers(root / "train_test_split.txt", paths)
-    named = {number: _species(paths[key]) for key, number in species.items()}
+    named = {number: _species(paths[key]) for key, number in species.items() if key in paths}
     if sorted(named) != list(range(1, len(named) + 1)):
         raise CrossgapError(
             f"{root / 'image_class_labels.txt'}: classes must be 1 to {len(named)}, but run from {min(named)} to "
             f"{max(named)}"
         )
     wanted = {"all": (0, 1), "train": (1,), "test": (0,)}[split]
-    kept = [key for key in paths if in_train[key] in wanted]
+    kept = [key for key in paths if key in species and in_train.get(key) in wanted]
     labels = [species[key] - 1 for key in kept]
     return Listed(file, [paths[key] for key in kept], labels, tuple(named[k] for k in sorted(named)))
 
@@ -131,10 +134,10 @@ def _species(path: str) -> str:
 
 def _numbers(file: Path, paths: dict[str, str]) -> dict[str, int]:
     """{image id: number} of a file that must number exactly the ids of images.txt."""
-    pairs = read_fields(file, 2)
-    if {key for key, _ in pairs} != paths.keys():
-        raise CrossgapError(f"{file} and images.txt do not number the same pictures")
-    return {key: _whole(file, number) for key, number in pairs}
+    pairs = dict(of_good(lambda pair: (pair[0], _whole(file, pair[1])), read_fields(file, 2)))
+    if different := pairs.keys() ^ paths.keys():
+        bad_row(f"{file} and images.txt do not number the same pictures", len(different))
+    return pairs
 
 
 def _sop(_: NamedSet, root: Path, split: str) -> Listed:
@@ -142,8 +145,8 @@ def _sop(_: NamedSet, root: Path, split: str) -> Listed:
     parts = ("train", "test") if split == "all" else (split,)
     files = [root / f"Ebay_{part}.txt" for part in parts]
     rows = [(file, fields) for file in files for fields in read_fields(file, 4)[1:]]
-    labels = [_whole(file, fields[1]) - 1 for file, fields in rows]
-    return Listed(files[0], [fields[3] for _, fields in rows], labels, ())
+    pairs = of_good(lambda row: (row[1][3], _whole(row[0], row[1][1]) - 1), rows)
+    return Listed(files[0], [name for name, _ in pairs], [label for _, label in pairs], ())
 
 
 def _whole(file: Path, text: str) -> int:

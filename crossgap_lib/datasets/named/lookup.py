@@ -9,7 +9,7 @@ _OWN = {  # the specs of ``load_dataset`` for other pictures than the papers'
     "world:all": "the drawn world, nothing to download; also world:dogs-vs-cats",
     "dogs-vs-cats:PATH": "PetImages/{Cat,Dog}/*.jpg or train/{cat,dog}.*.jpg",
     "folder:PATH": "CLASS/*.jpg, a folder a class",
-    "captions:FILE": "COCO or Karpathy JSON, Flickr8k tokens, image,caption CSV",
+    "captions:FILE": "COCO or Karpathy JSON, Flickr8k tokens, a table (CSV, TSV, JSON) of pictures and captions",
     "wds:PATH/{00..09}.tar": "WebDataset tars, read in place",
 }
 _WIDTH = max(map(len, _OWN))

@@ -1,12 +1,11 @@
 """Where a named data set and its pictures lie below the PATH that a spec gives, and which split is meant."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from crossgap_lib.datasets.dataset import Dataset, from_listing
-from crossgap_lib.datasets.files import absolute
+from crossgap_lib.datasets.files import absolute, file_named
 from crossgap_lib.datasets.named.lookup import placement
 from crossgap_lib.datasets.named.table import NamedSet
 from crossgap_lib.errors import CrossgapError, did_you_mean
@@ -60,10 +59,6 @@ def picture_folder(row: NamedSet, root: Path) -> Path:
     return found
 
 
-def named_pictures(
-    spec: str, folder: Path, names: Sequence[str], listing: Path, skip_missing: bool = False, **columns: Any
-) -> Dataset:
+def named_pictures(spec: str, folder: Path, names: Sequence[str], listing: Path, **columns: Any) -> Dataset:
     """The Dataset of the pictures ``folder``/name that the file ``listing`` names; see ``from_listing``."""
-    files = [folder / name for name in names]
-    paths = [file if os.path.isfile(file) else None for file in files]
-    return from_listing(spec, listing, names, paths, [folder], skip_missing=skip_missing, **columns)
+    return from_listing(spec, listing, names, [file_named(folder, name) for name in names], [folder], **columns)

@@ -1,7 +1,7 @@
 """The table of named data sets: what is known of each before any of its files is read."""
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ class NamedSet:
     torchvision: str = ""  # the class of torchvision.datasets that downloads it
     hub: str = ""  # the data set repository that huggingface_hub downloads
     texts_only: bool = False  # it holds no pictures
+    texts: str = ""  # the folder of the texts of a split, {}, in which each class has a folder
+    encoding: str = "utf-8-sig"  # of these texts
+    queries: dict[str, str] = field(default_factory=dict)  # class -> the sentence that asks for its texts
 
     @property
     def fetched_by(self) -> str:
