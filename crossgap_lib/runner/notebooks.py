@@ -26,7 +26,7 @@ from crossgap_lib.errors import CrossgapError, did_you_mean
 from crossgap_lib.paths import FIGURES, NOTEBOOKS
 from crossgap_lib.processes import environment, locked, side_by_side
 from crossgap_lib.progress import watched
-from crossgap_lib.runner.parameters import checked, declared_parameters, literal
+from crossgap_lib.runner.parameters import checked, declared_parameters
 from crossgap_lib.runner.staleness import is_fresh, run_key, write_record
 from crossgap_lib.store import digest
 
@@ -193,7 +193,7 @@ def _execute(notebook: Path, executed: Path, given: dict, cwd: Path) -> str:
     figures = str(executed.parent.parent)  # the notebook writes to CROSSGAP_FIGURES/NN_name
     try:
         with environment(CROSSGAP_FIGURES=figures, CROSSGAP_HEADLESS="1"):
-            papermill.execute_notebook(literal(notebook), literal(executed), given, **options)
+            papermill.execute_notebook(_literal(notebook), _literal(executed), given, **options)
     except papermill.PapermillExecutionError as error:
         return f"cell [{error.exec_count}]: {_brief(error.ename, error.evalue)}"
     except Exception as error:  # a kernel that died or never started: the other notebooks still run
@@ -264,6 +264,11 @@ def _swap(stage: Path, folder: Path) -> None:
         if old.exists():
             old.rename(folder)
         raise
+
+
+def _literal(path: Path) -> str:
+    """papermill takes braces in a path for format fields."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _brief(kind: str, message: str) -> str:
