@@ -479,9 +479,9 @@ def _write_parquet(e: Embeddings, path: Path) -> None:
 def _read_parquet(path: Path) -> dict[str, Any]:
     table = pq.read_table(path, thrift_string_size_limit=_LONGEST_HEADER)
     stored = table.schema.metadata or {}
-    kinds = {name: table.schema.field(name).type for name in (*_FEATURES, *_SIDES["image"], *_SIDES["text"])
-             if name in table.column_names}  # fmt: skip
-    vectors = [name for name, kind in kinds.items() if pa.types.is_nested(kind)]
+    kinds = {name: table.schema.field(name).type for name in table.column_names}
+    features = (*_FEATURES, *_SIDES["image"], *_SIDES["text"])
+    vectors = [name for name in features if name in kinds and pa.types.is_nested(kinds[name])]
     for name in vectors:
         table = _of_one_length(table, name)
     columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names if name not in vectors}
