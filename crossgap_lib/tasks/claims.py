@@ -72,7 +72,7 @@ class Claims:
         over: str = "queries",
         figure: str = "",
         digits: int = 1,
-        otherwise: str = "",
+        otherwise: str = "the parameters of this run do not ask for it",
     ) -> None:
         """Judges a claim and adds its row.
 
@@ -101,13 +101,7 @@ class Claims:
         self._keep(row | alone._asdict() | {"effect": _range(effects), "figure": figure})
 
     def untestable(self, claim: str, whose: str, why: str, *, published: str = "", figure: str = "") -> None:
-        """Adds a claim that this model, this data or this many seeds cannot decide, and says why.
-
-        Raises:
-            CrossgapError: no reason is given.
-        """
-        if not why:
-            raise CrossgapError(f"Say why {claim!r} can't be tested here.")
+        """Adds a claim that this model, this data or this many seeds cannot decide, and says why."""
         row = {"claim": claim, "whose": whose, "published": published, "here": why, "over": "", "verdict": UNTESTABLE}
         self._keep(row | Measured(nan, nan, nan)._asdict() | {"effect": "", "figure": figure})
 
