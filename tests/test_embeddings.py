@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from crossgap_lib.datasets.load import load_dataset
+from crossgap_lib.embeddings import vector_files
 from crossgap_lib.embeddings.embeddings import Embeddings, load_pair
 from crossgap_lib.embeddings.encode import encode_images, encode_texts, skip_report
 from crossgap_lib.errors import CrossgapError, UnreadableImage
@@ -225,7 +226,7 @@ REFUSED = {
     "at least one row, and none of the 5 is chosen": lambda: full()[5:],
     "one row, and none of the 5 is chosen": lambda: full()[np.zeros(5, dtype=bool)],
     "row, and none of the 5 is chosen": lambda: full()[torch.tensor([])],
-    "choose .npz, .parquet or .safetensors": lambda: full().save("features.csv"),
+    "choose .npz, .parquet, .safetensors": lambda: full().save("features.csv"),
     "come as .npy, .npz, .parquet, .safetensors": lambda: Embeddings.load("features.pkl"),
     "There is no embeddings file .*nowhere.npz": lambda: Embeddings.load("nowhere.npz"),
     "There is no embeddings file .*nowhere_pair.npz": lambda: load_pair("nowhere_pair.npz"),
@@ -485,6 +486,14 @@ def test_a_pair_is_left_out_on_both_sides_and_pickles_are_said(tmp_path):
     assert (texts.texts.tolist(), images.labels.tolist()) == (["a", "c", "d"], [0, 2, 3])
 
 
+def test_captions_beside_texts_are_named_as_unused(tmp_path):
+    pair = np.eye(3, dtype=np.float32)
+    np.savez(tmp_path / "p.npz", image_features=pair, text_features=pair, texts=list("abc"), captions=list("def"))
+    with pytest.warns(UserWarning, match=r"p\.npz holds what is not used: captions"):
+        _, texts = load_pair(tmp_path / "p.npz")
+    assert texts.texts.tolist() == ["a", "b", "c"]
+
+
 # ---------------------------------------------------------------- files that are refused
 
 
@@ -587,11 +596,11 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_save_that_breaks_midway_leaves_nothing(tmp_path, kind, monkeypatch):
-    def half(self, path):
+    def half(_columns, path):
         path.write_bytes(b"half a file")
         raise OSError("disk full")
 
-    monkeypatch.setattr(f"crossgap_lib.embeddings.embeddings._write_{kind[1:]}", half)
+    monkeypatch.setitem(vector_files.WRITE, kind, half)
     with pytest.raises(OSError, match="disk full"):
         full().save(tmp_path / f"f{kind}")
     assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,8 @@ from torchmetrics.retrieval import RetrievalMAP
 import crossgap_lib as cg
 from crossgap_lib import metrics
 from crossgap_lib.cli import cli
-from crossgap_lib.embeddings.embeddings import Embeddings, normalised
+from crossgap_lib.embeddings.embeddings import Embeddings
+from crossgap_lib.embeddings.rows import normalised
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.metrics import large
 from crossgap_lib.metrics.large import StoredGallery, streamed_retrieval

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from crossgap_lib.embeddings.embeddings import as_json, read_json
+from crossgap_lib.embeddings.vector_files import as_json, read_json
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion.result import Inversion
 from crossgap_lib.store import whole

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from crossgap_lib.datasets.files import read_lines, skipping
 from crossgap_lib.datasets.load import load_dataset
-from crossgap_lib.embeddings.embeddings import Embeddings, good_rows, read_json, strings
+from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.embeddings.encode import NothingReadable, encode_images, encode_texts
+from crossgap_lib.embeddings.rows import good_rows, strings
+from crossgap_lib.embeddings.vector_files import read_json
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.store import content_digest, digest
 

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossgap_lib.embeddings.embeddings import Embeddings, normalised, strings
+from crossgap_lib.embeddings.embeddings import Embeddings
+from crossgap_lib.embeddings.rows import normalised, strings
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.metrics.checks import check_ks
 from crossgap_lib.metrics.ranking import Retrieval, collected, in_words, retrieval

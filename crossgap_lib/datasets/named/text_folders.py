@@ -54,7 +54,7 @@ def _in_folders(row: NamedSet, root: Path, part: str) -> list[_Text]:
     folders = {folder.name: folder for folder in subfolders(base)}
     if strange := sorted(folders.keys() - row.queries.keys()):
         warnings.warn(f"{base} holds folders that are no classes and not used: {', '.join(strange)}", stacklevel=4)
-    files = [path for name in folders.keys() - strange for path in files_in(folders[name], deep=False)[1]]
+    files = [path for name in folders if name in row.queries for path in files_in(folders[name], deep=False)[1]]
 
     def text(file: Path) -> _Text:
         return file.relative_to(start).as_posix(), file.parent.name, read_text(file, row.encoding)
