@@ -1,14 +1,16 @@
 """``crossgap``: the command line. Commands import what they need when they run, so that ``--help`` is quick."""
 
 import datetime
+import errno
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import yaml
 
-from crossgap_lib.errors import CrossgapError
+from crossgap_lib.errors import CrossgapError, printable
 from crossgap_lib.paths import MINIS, NOTEBOOKS
 
 if TYPE_CHECKING:
@@ -36,8 +38,22 @@ def _skip_bad(ctx: click.Context) -> None:
     ctx.with_resource(environment(CROSSGAP_SKIP_BAD="1"))
 
 
+def _echo(text: object, **how: bool) -> None:
+    """Prints names of files and classes as they are written: a terminal would obey an escape sequence in one."""
+    click.echo(printable(str(text)), **how)
+
+
+def _in_a_line(text: object) -> str:
+    return printable(" ".join(str(text).split()))
+
+
+_OF_THE_DISK = (errno.ENOSPC, errno.EROFS, errno.EACCES)
+
+
 class _Polite(click.Group):
-    """Ends errors for people with one line and exit code 1, and Ctrl-C with one line and 130.
+    """Ends errors for people, and a disk that is full or can only be read, with one line and exit code 1.
+
+    Ctrl-C is one line, too, and 130.
 
     All other errors are bugs, and keep their traceback.
     """
@@ -46,9 +62,15 @@ class _Polite(click.Group):
         try:
             return super().invoke(ctx)
         except CrossgapError as error:
-            raise click.ClickException(" ".join(str(error).split())) from error
+            raise click.ClickException(_in_a_line(error)) from error
+        except OSError as error:
+            if error.errno not in _OF_THE_DISK:
+                raise
+            where = error.filename or "a file"
+            told = f"{where} can't be used ({error.strerror}): make room, or name another place."
+            raise click.ClickException(_in_a_line(told)) from error
         except KeyboardInterrupt as stop:
-            click.echo(str(stop) or "Interrupted.", err=True)
+            _echo(str(stop) or "Interrupted.", err=True)
             ctx.exit(130)
 
 
@@ -60,6 +82,7 @@ def cli() -> None:
 
 def main() -> None:
     """What the command ``crossgap`` runs."""
+    warnings.formatwarning = lambda message, *_: f"Warning: {_in_a_line(message)}\n"
     cli(prog_name="crossgap")
 
 
@@ -121,18 +144,16 @@ def figures(
     more = {name: typed(value) for name, value in extra}
     how = {"force": force, "jobs": jobs, "notebooks": NOTEBOOKS, "out": out}
     runs = run_notebooks(only, parameters, more, **how, report=_say)
-    click.echo(f"Figures: {_near(write_index(runs[0].out, NOTEBOOKS))}")
+    _echo(f"Figures: {_near(write_index(runs[0].out, NOTEBOOKS))}")
     if any(run.status == "failed" for run in runs):
         sys.exit(1)
 
 
 def _say(run: "Run") -> None:
-    what = {
-        "fresh": "fresh",
-        "ran": f"ran in {run.seconds:.0f} s",
-        "failed": f"failed in {run.message}\n{'':<29}see {_near(run.out / f'{run.name}.failed.ipynb')}",
-    }
-    click.echo(f"{run.name:<29}{what[run.status]}")
+    what = {"fresh": "fresh", "ran": f"ran in {run.seconds:.0f} s", "failed": f"failed in {run.message}"}
+    _echo(f"{run.name:<29}{what[run.status]}")
+    if (failed := run.out / f"{run.name}.failed.ipynb").exists():  # not where the disk is full, or its process died
+        _echo(f"{'':<29}see {_near(failed)}")
 
 
 def _near(path: Path) -> str:
@@ -160,7 +181,7 @@ def embed(model: str, data: str | None, texts: str | None, out: Path, device: st
     made = _embed(model, data, texts, device)
     made.save(out)
     n, d = made.features.shape
-    click.echo(f"{out}: n = {n}, d = {d}")
+    _echo(f"{out}: n = {n}, d = {d}")
 
 
 def _embed(model: str, data: str | None, texts: str | None, device: str | None) -> "Embeddings":
@@ -174,7 +195,7 @@ def _embed(model: str, data: str | None, texts: str | None, device: str | None) 
         return encode_texts(load_model(model, device=device), lines)
     pictures = load_dataset(data)
     made = encode_images(load_model(model, device=device), pictures)
-    click.echo(skip_report(made))
+    _echo(skip_report(made))
     return made
 
 
@@ -203,10 +224,10 @@ def pretrain(
     if grid:
         from crossgap_lib.pretrain.grid import train_grid
 
-        click.echo(f"The measurements are in {_near(train_grid(grid, jobs=jobs, device=device, report=click.echo))}")
+        _echo(f"The measurements are in {_near(train_grid(grid, jobs=jobs, device=device, report=_echo))}")
         return
     folder = pretrain(name, out=out, device=device, overrides=dict(map(_change, changes)))
-    click.echo(f"{name} is in {_near(folder)}")
+    _echo(f"{name} is in {_near(folder)}")
 
 
 def _change(text: str) -> tuple[str, Any]:
@@ -224,7 +245,7 @@ def zoo(measure: bool) -> None:
 
     for folder in sorted(MINIS.glob("mini-*")) if measure else ():
         remeasure(folder)
-    click.echo(zoo().T.to_string(na_rep="-"))
+    _echo(zoo().T.to_string(na_rep="-"))
 
 
 @cli.command()
@@ -236,7 +257,7 @@ def fetch(spec: str) -> None:
         from crossgap_lib.datasets.named.fetch import fetch_dataset as fetch_it
     else:
         from crossgap_lib.models.load import fetch_model as fetch_it
-    click.echo(fetch_it(spec))
+    _echo(fetch_it(spec))
 
 
 @cli.command()
@@ -244,7 +265,7 @@ def datasets() -> None:
     """List the data sets: what they are, which tables of the papers they serve, how to get them."""
     from crossgap_lib.datasets.named.lookup import listing
 
-    click.echo(listing())
+    _echo(listing())
 
 
 # ---------------------------------------------------------------- invert, bench
@@ -298,7 +319,7 @@ def invert(out: Path, steps: int | None, snapshots: tuple[int, ...], **how: Any)
         run = on_ray(workers, address)
     else:
         run = here
-    click.echo(str(invert_to(out, plan, **cut, budget=parse_bytes(memory) if memory else None, engine=run)))
+    _echo(str(invert_to(out, plan, **cut, budget=parse_bytes(memory) if memory else None, engine=run)))
 
 
 JSON = click.option("--json", "json_out", metavar="FILE|-", help="Write all measurements as JSON; - prints them.")
@@ -357,9 +378,9 @@ def bench_retrieval(json_out: str | None, memory: str, **how: Any) -> None:
 def _report(result: dict[str, Any], summary: str, json_out: str | None) -> None:
     import json
 
-    click.echo(summary, err=json_out == "-")
+    _echo(summary, err=json_out == "-")
     if json_out == "-":
-        click.echo(json.dumps(result, indent=2))
+        _echo(json.dumps(result, indent=2))
     elif json_out:
         Path(json_out).parent.mkdir(parents=True, exist_ok=True)
         Path(json_out).write_text(json.dumps(result, indent=2) + "\n")
@@ -382,7 +403,7 @@ def dof(d: int, n: int, tolerance: float, seed: int) -> None:
     from crossgap_lib.tasks.degrees_of_freedom import benchmark
 
     for topic, found in benchmark(d, n, tolerance=tolerance, seed=seed).items():
-        click.echo(f"{topic + ':':<16}{found:.6g}" if found is not None else f"{topic + ':':<16}unknown")
+        _echo(f"{topic + ':':<16}{found:.6g}" if found is not None else f"{topic + ':':<16}unknown")
 
 
 # ---------------------------------------------------------------- doctor
@@ -395,7 +416,7 @@ def doctor(clear: bool) -> None:
     from crossgap_lib.runner.doctor import clear_cache, findings
 
     if clear:
-        click.echo("\n".join(clear_cache()))
+        _echo("\n".join(clear_cache()))
         return
     for topic, found in findings().items():
-        click.echo(f"{topic + ':':<16}{found}")
+        _echo(f"{topic + ':':<16}{found}")

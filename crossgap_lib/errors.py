@@ -1,9 +1,14 @@
 """Errors for people: one clear sentence each, which the command line prints without a traceback."""
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from textwrap import shorten
+
+# Control characters but tab and line feed, line separators, what turns the direction of writing round, and halves of
+# characters, which names of files hold that are no UTF-8.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class CrossgapError(ValueError):
@@ -30,6 +35,11 @@ def one_sentence(what: str, passing: type[Exception] = CrossgapError) -> Iterato
         raise
     except Exception as error:
         raise CrossgapError(f"{what}: {brief(error)}") from error
+
+
+def printable(text: str) -> str:
+    """The text for a terminal or a figure: a character that would be obeyed and not shown becomes its escape, \\x1b."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def brief(error: BaseException) -> str:

@@ -4,7 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("busy", deadline=None)  # no test may depend on the clock
+settings.load_profile("busy")
 os.environ["CROSSGAP_HEADLESS"] = "1"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a hub
 

@@ -1,5 +1,6 @@
 """The command line with everything behind it replaced: what it hands on, prints and exits with."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -63,6 +64,25 @@ def test_ctrl_c_is_130_and_one_line(monkeypatch):
     assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
 
 
+def test_a_full_disk_is_one_line(monkeypatch):
+    monkeypatch.setattr(models, "fetch_model", raising(OSError(errno.ENOSPC, "No space left on device", "/x/y")))
+    result = run("fetch", "x")
+    assert (result.exit_code, result.stdout) == (1, "")
+    told = "Error: /x/y can't be used (No space left on device): make room, or name another place.\n"
+    assert result.stderr == told
+
+
+def test_warnings_are_one_line_without_code():
+    code = (
+        "import warnings, click\n"
+        "from crossgap_lib import cli\n"
+        "cli.cli.add_command(click.Command('warn', callback=lambda: warnings.warn('two\\nlines')))\n"
+        "cli.main()"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, "warn"], capture_output=True, text=True, check=True)
+    assert ran.stderr == "Warning: two lines\n"
+
+
 def test_bugs_keep_their_traceback(monkeypatch):
     monkeypatch.setattr(models, "fetch_model", raising(ZeroDivisionError("bug")))
     assert isinstance(run("fetch", "x").exception, ZeroDivisionError)
@@ -119,8 +139,10 @@ def test_figures_prints_a_line_a_notebook_and_the_index(figures):
     assert lines == [["01_a", "fresh"], ["02_b", "ran in 12 s"], ["Figures:", "here/index.html"]]
 
 
-def test_figures_exits_1_when_a_notebook_failed(figures):
+def test_figures_exits_1_when_a_notebook_failed(figures, tmp_path):
     figures.runs.append(Run("03_c", Path("here"), "failed", 1.0, "cell [4]: ValueError: no cat"))
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/03_c.failed.ipynb").touch()
     result = run("figures", "--out", "here")
     assert result.exit_code == 1
     assert "failed in cell [4]: ValueError: no cat" in result.stdout

@@ -1,5 +1,6 @@
 """Small trees of every layout, made here; captions in every format; subsets against plain NumPy indexing."""
 
+import csv
 import json
 import os
 import unicodedata
@@ -244,6 +245,7 @@ TABLES = {
     ),
     "one.jsonl": "\n".join(json.dumps({"path": name, "sentences": several}) for name, several in CAPTIONS.items()),
     "mapping.json": json.dumps(CAPTIONS),
+    "wrapped.json": json.dumps({"info": {}, "data": [{"image": n, "text": list(c)} for n, c in CAPTIONS.items()]}),
 }
 
 
@@ -255,8 +257,8 @@ def test_tables_of_others(tmp_path, file_name):
 
 
 def test_columns_that_are_not_used_are_named(tmp_path):
-    (tmp_path / "c.csv").write_text("width,image,label,caption\n3,a.png,7,a dog\n")
-    with pytest.warns(UserWarning, match=r"c\.csv has columns that are not used: width, label$"):
+    (tmp_path / "c.csv").write_text("width,image,label,caption,split\n3,a.png,7,a dog,val\n")
+    with pytest.warns(UserWarning, match=r"c\.csv has columns that are not used: width, label, split$"):
         assert read_captions(tmp_path / "c.csv") == [("a.png", ("a dog",), "")]
     (tmp_path / "c.csv").write_text("image,label\na.png,7\n")
     with pytest.raises(CrossgapError, match="line 1 is 'image,label'; read are COCO JSON"):
@@ -291,6 +293,46 @@ def test_a_bad_row_is_refused_or_skipped_and_counted(tmp_path, file_name, monkey
         assert (data.ids.tolist(), data.captions) == (["0.png", "2.png"], (("zero",), ("two",)))
         assert [grey_of(data, k) for k in (0, 1)] == [0, 2]
         monkeypatch.setenv("CROSSGAP_SKIP_BAD", "1")
+
+
+@pytest.mark.parametrize("name", ["\0", "\ud800", "x" * 9999, "0.png/1.png"])
+def test_names_that_no_file_can_have_are_missing(tmp_path, name):
+    photo(tmp_path / "0.png")
+    (tmp_path / "c.json").write_text(json.dumps({"0.png": "a", name: "b"}))
+    with pytest.raises(CrossgapError, match="1 of 2 pictures"):
+        load_dataset(f"captions:{tmp_path / 'c.json'}")
+    with pytest.warns(UserWarning, match="1 of 2 pictures"):
+        assert len(load_dataset(f"captions:{tmp_path / 'c.json'}", skip_bad=True)) == 1
+
+
+@pytest.mark.parametrize("text", ["0.png#0\t \n", "image,caption\n0.png,\n", "image,caption\n0.png,x,y\n"])
+def test_nothing_but_bad_rows_is_refused(tmp_path, text):
+    photo(tmp_path / "0.png")
+    (tmp_path / "c.txt").write_text(text)
+    with pytest.raises(CrossgapError, match="no pictures"), pytest.warns(UserWarning, match="1 bad row is left out"):
+        load_dataset(f"captions:{tmp_path / 'c.txt'}", skip_bad=True)
+
+
+visible = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).map(str.strip).filter(bool)
+file_names = visible.filter(lambda name: "#" not in name and name[0] not in "[{")  # these begin a JSON file
+listed = st.dictionaries(file_names, st.lists(visible, min_size=1), min_size=1)
+
+
+@settings(deadline=None, max_examples=50)
+@given(listed)
+def test_captions_come_back_from_every_format(tmp_path_factory, rows):
+    """Whatever they hold: quotes, delimiters, brackets, other scripts."""
+    folder = tmp_path_factory.getbasetemp()
+    pairs = [(name, caption) for name, captions in rows.items() for caption in captions]
+    with (folder / "c.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows([("image", "caption"), *pairs])
+    entries = [{"image": name, "caption": caption} for name, caption in pairs]
+    (folder / "c.json").write_text(json.dumps(entries))
+    (folder / "c.jsonl").write_text("\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries), "utf-8")
+    (folder / "c.txt").write_text("\n".join(f"{name}#0\t{caption}" for name, caption in pairs), "utf-8")
+    for ending in ("csv", "json", "jsonl", "txt"):
+        found = {row.name: list(row.captions) for row in read_captions(folder / f"c.{ending}")}
+        assert found == rows, ending
 
 
 @pytest.mark.parametrize(("listed", "stored"), [("NFC", "NFD"), ("NFD", "NFC")])
@@ -358,25 +400,27 @@ def without(key: str) -> str:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("{", "not valid JSON"),
+        ("{", "can't be read as JSON"),
         ("{}", "holds no pictures"),
         ("[1]", "not a caption file"),
         ("[" * 100_000, "not a caption file"),
-        (without("image_id"), "lacks 'image_id'"),
-        (without("caption"), "lacks 'caption'"),
-        (without("file_name"), "lacks 'file_name'"),
-        (without("id"), "lacks 'id'"),
+        (without("image_id"), "not a caption file .*: 'image_id'"),
+        (without("caption"), "not a caption file .*: 'caption'"),
+        (without("file_name"), "not a caption file .*: 'file_name'"),
+        (without("id"), "not a caption file .*: 'id'"),
         (coco_json().replace('"2.png"', "null"), "a file name is expected, not None"),
         (coco_json().replace('"a cat "', "5"), r"entry 2: a caption of '2\.png' is 5, not text"),
         (coco_json().replace('"a cat "', "null"), r"entry 2: a caption of '2\.png' is None, not text"),
         (coco_json().replace('"a cat "', '" "'), r"1 of 2 pictures have no caption, the first is '2\.png'"),
         (coco_json().replace('"image_id": 3', '"image_id": 99'), "1 image_id of the annotations, as 99"),
         (karpathy_json().replace("sentences", "words"), "entry 1 lacks captions, but has filename, split, words"),
+        (coco_json().replace('"id": 3', '"id": 7'), "1 images have the id of another one"),
         ('{"images": [], "annotations": []}', "holds no pictures"),
         ("", "holds no pictures"),
         ("a.png#0 no tab", "line 1 is 'a.png#0 no tab'"),
         ("image,caption\na.png,one, two\n", "line 2 has 3 fields"),
         ("image,caption\na.png\n", "line 2 has 1 fields"),
+        ("image,caption,Caption\na.png,one,two\n", "two columns are called 'caption'"),
         ('image,caption\na.png,"A dog\nb.png,a cat\n', "line 2: .* does each quote close"),
         ('image,caption\na.png,a dog\nb.png,"a cat\nc.png,"a cow"\n', "line 3: .* does each quote close"),
         (f"image,caption\na.png,a dog\nb.png,{'x' * 20_000}\n", "line 3: .* has 20000 characters"),
@@ -457,6 +501,17 @@ def test_fingerprint_follows_the_files(pet_images):
     touched = load_dataset(spec).fingerprint
     picture.rename(picture.with_name("3.png"))
     assert len({first, touched, load_dataset(spec).fingerprint}) == 3
+
+
+def test_a_picture_changed_at_equal_size_and_time_is_noticed(pet_images):
+    spec, picture = f"dogs-vs-cats:{pet_images}", pet_images / "PetImages/Dog/1.png"
+    before, stat = load_dataset(spec).fingerprint, picture.stat()
+    data = bytearray(picture.read_bytes())
+    data[-20] ^= 1
+    picture.write_bytes(data)
+    os.utime(picture, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (picture.stat().st_size, picture.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    assert load_dataset(spec).fingerprint != before
 
 
 N = 7

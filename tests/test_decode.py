@@ -1,8 +1,11 @@
 """Every format is written here and must come back as a viewer shows it, to pixel values known by hand."""
 
 import struct
+import threading
+import tracemalloc
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
 import numpy as np
@@ -11,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from crossgap_lib.datasets import decode
 from crossgap_lib.datasets.decode import EXTENSIONS, open_picture
 from crossgap_lib.errors import UnreadableImage
 
@@ -345,3 +349,53 @@ def test_other_warnings_are_left_alone():
 def test_extensions_hold_the_usual_ones_and_no_documents():
     assert {".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif"} <= EXTENSIONS
     assert not EXTENSIONS & {".pdf", ".eps", ".db", ".txt", ".json", ".mpg"}
+
+
+# --- memory -----------------------------------------------------------------------------------------------------
+
+
+def decoded_together(monkeypatch, pictures: int, bound: float, wait: float) -> int:
+    """How many of some pictures are between file and RGB at once, where the bound is so many pictures."""
+    data, inside, most = encoded(Image.new("L", (8, 8)), "PNG"), [], []
+    company = threading.Event()
+    monkeypatch.setattr(decode, "_room", decode._Room(int(bound * 64 * decode._OF_A_PIXEL)))
+
+    def slow(image):
+        inside.append(1)
+        most.append(len(inside))
+        if len(inside) > 1:
+            company.set()
+        company.wait(wait)  # for another to come in
+        inside.pop()
+        return image.convert("RGB")
+
+    monkeypatch.setattr(decode, "_rgb", slow)
+    with ThreadPoolExecutor(pictures) as pool:
+        assert all(image.size == (8, 8) for image in pool.map(open_picture, [data] * pictures))
+    return max(most)
+
+
+def test_threads_wait_where_pictures_would_take_too_much_together(monkeypatch):
+    assert decoded_together(monkeypatch, 4, bound=1.5, wait=0.1) == 1
+    assert decoded_together(monkeypatch, 4, bound=0.5, wait=0.1) == 1  # larger than the bound: one after the other
+    assert decoded_together(monkeypatch, 2, bound=2, wait=60) == 2
+
+
+def test_a_picture_that_fails_leaves_its_room(monkeypatch, noise):
+    monkeypatch.setattr(decode, "_room", decode._Room(1))
+    data = encoded(noise, "PNG")
+    with pytest.raises(UnreadableImage, match="truncated"):
+        open_picture(data[: len(data) // 2])
+    assert open_picture(data).size == noise.size
+
+
+@pytest.mark.parametrize("mode", ["I;16", "F"])
+def test_deep_grey_is_scaled_block_by_block(mode):
+    values = np.random.default_rng(0).integers(0, 65536, (3000, 1500))
+    image = Image.fromarray(values.astype(np.uint16 if mode == "I;16" else np.float32))
+    tracemalloc.start()
+    grey = np.asarray(decode._grey(image, whites=(65535,)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (grey == np.rint(values / 257)).all()
+    assert peak < 16 * values.size  # float64 of the whole picture, some of them at once, takes 40 bytes a pixel

@@ -22,8 +22,10 @@ from crossgap_lib.datasets.load import load_dataset
 from crossgap_lib.embeddings import vector_files
 from crossgap_lib.embeddings.embeddings import Embeddings, load_pair
 from crossgap_lib.embeddings.encode import encode_images, encode_texts, skip_report
+from crossgap_lib.embeddings.vector_files import to_arrays
 from crossgap_lib.errors import CrossgapError, UnreadableImage
 from crossgap_lib.jobs.sources import open_source
+from crossgap_lib.store import SEAL, pack
 
 KINDS = (".npz", ".parquet", ".safetensors")
 
@@ -547,6 +549,29 @@ def test_damaged_bytes_give_embeddings_or_a_clear_error(tmp_path_factory, kind, 
         Embeddings.load(path)
 
 
+def flipped(content: bytes, at: int) -> bytes:
+    """With one bit that differs."""
+    return content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_flipped_bit_is_noticed_wherever_it_is(tmp_path, kind):
+    """What is read is what was stored, or nothing: files have bytes that mean nothing, such as times in a zip."""
+    path, stored = tmp_path / f"f{kind}", full(40)
+    whole = stored.save(path).read_bytes()
+    refusals = []
+    for at in range(0, len(whole), 7):
+        path.write_bytes(flipped(whole, at))
+        try:
+            assert_equal(Embeddings.load(path), stored)
+        except CrossgapError as error:
+            refusals.append(str(error))
+    assert len(refusals) > len(whole) / 7 / 2
+    assert all(path.name in told for told in refusals)
+    path.write_bytes(whole)
+    assert_equal(Embeddings.load(path), stored)
+
+
 def test_a_file_of_another_kind_is_refused(tmp_path):
     for kind, other in ((".npz", ".npy"), (".npy", ".npz")):
         path = tmp_path / f"f{kind}"
@@ -569,6 +594,7 @@ def test_files_without_features_say_what_they_hold(tmp_path):
         ({"features": np.eye(3), "labels": np.array([0.5, 1, 2])}, "whole numbers"),
         ({"features": np.eye(3), "labels": np.array(["a"] * 3), "class_names": ["b"]}, "'a' is none of the 1 class"),
         ({"features": np.eye(3), "labels": np.array([0, 2**63, 1], dtype=np.uint64)}, "fit in 64 bits"),
+        ({"features": np.eye(3), "labels": np.array([0, np.nan, 1e19])}, "fit in 64 bits"),
         ({"features": np.eye(3), "ids": np.arange(2)}, "ids have shape"),
         ({"features": np.eye(3), "header": np.array("no JSON")}, "can't be read"),
         ({"features": np.eye(3), "header": np.array('{"modality": 3}')}, "Modality 3 is none of"),
@@ -601,7 +627,7 @@ def test_a_save_that_breaks_midway_leaves_nothing(tmp_path, kind, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setitem(vector_files.WRITE, kind, half)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(CrossgapError, match="can't be written: disk full"):
         full().save(tmp_path / f"f{kind}")
     assert list(tmp_path.iterdir()) == []
 
@@ -725,15 +751,27 @@ def test_a_cached_set_is_not_encoded_again(photos, own_cache):
     assert len(encoder.calls) == 2
 
 
-@pytest.mark.parametrize("damage", [b"", b"garbage", b"\xff" * 300])
-def test_a_damaged_cache_file_is_made_again(photos, own_cache, damage):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda _: b"",
+        lambda _: b"garbage",
+        lambda _: b"\xff" * 300,
+        lambda content: flipped(content, content.index(b"}}") + 40),  # of the features, say
+        lambda _: pack(to_arrays(full().columns()), "another model"),
+        lambda content: content.replace(SEAL.encode(), b"unknown__seal"),
+    ],
+)
+def test_a_cache_file_that_does_not_verify_is_made_again(photos, own_cache, damage):
     encoder = FakeEncoder()
     first = encode_images(encoder, photos)
     (kept,) = own_cache.iterdir()
-    kept.write_bytes(damage)
+    kept.write_bytes(damage(kept.read_bytes()))
+    with pytest.warns(UserWarning, match=r"A result of the cache is made anew: .*safetensors is "):
+        assert_equal(encode_images(encoder, photos), first)
+    assert len(encoder.calls) == 2
     assert_equal(encode_images(encoder, photos), first)
     assert len(encoder.calls) == 2
-    assert [p.name for p in own_cache.iterdir()] == [kept.name]
     assert_equal(Embeddings.load(kept), first)
 
 

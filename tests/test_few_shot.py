@@ -16,6 +16,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from crossgap_lib import CrossgapError, Embeddings, metrics, plots, tasks
 from crossgap_lib.datasets.load import load_dataset
 from crossgap_lib.projection.linear import pca_of_prompts
+from crossgap_lib.runner.notebooks import run_notebooks
 from crossgap_lib.tasks import classifiers
 from crossgap_lib.tasks.classifiers import ape, ape_channels, coder, lda, linear_probe, prototype, tip_adapter, tip_x
 from crossgap_lib.tasks.classifiers import zero_shot as zero_shot_scores
@@ -628,3 +629,13 @@ def test_figures_hold_every_line_on_one_scale():
     assert said[0] == "image only over Prototype"
     assert said[-2:] == ["Prototype, published", "LDA, published"]
     assert [len(ax.containers) for ax in figure.axes] == [9 + 2, 9]
+
+
+@pytest.mark.slow
+def test_the_notebook_takes_the_images_of_a_pair_file(tmp_path):
+    rng, labels = np.random.default_rng(0), np.arange(90) % 3
+    sides = {f"{side}_features": rng.normal(size=(90, 8)) + 2 * np.eye(8)[labels] for side in ("image", "text")}
+    np.savez(tmp_path / "pairs.npz", **sides, labels=labels, class_names=["a/b", "<b>", "$c$"])
+    asked = {"embeddings": str(tmp_path / "pairs.npz"), "shots": [1, 2], "n_draws": 1}
+    (run,) = run_notebooks(["10"], asked, out=tmp_path / "out")
+    assert run.status == "ran", run.message

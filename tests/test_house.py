@@ -6,9 +6,11 @@ import re
 import shutil
 import subprocess
 import tomllib
+from importlib.metadata import distributions
 from itertools import pairwise
 
 import jedi
+import licences
 import nbformat
 import pytest
 from packaging.requirements import Requirement
@@ -77,6 +79,16 @@ def test_constraints_name_no_place():
     assert not re.search(r"https?:|://|file:|index|trusted-host|@", text)
 
 
+def test_the_licence_of_every_pinned_package_is_listed():
+    """Of those that are installed here in the version that is pinned, it is what they say."""
+    assert set(licences.listed()) == set(licences.pinned())
+    pins = constraints()
+    here = [dist.name for dist in distributions() if pins.get(canonicalize_name(dist.name)) == dist.version]
+    named = {canonicalize_name(package): of for package, of in licences.listed().items()}
+    assert len(here) > 50
+    assert {name: named[canonicalize_name(name)] for name in here} == {name: licences.licence(name) for name in here}
+
+
 # ---------------------------------------------------------------- the library's face
 
 
@@ -102,7 +114,7 @@ def test_an_editor_completes_the_face():
 def test_contributing_shows_every_room():
     rooms = {path.stem for path in (ROOT / "crossgap_lib").iterdir() if path.suffix == ".py" or path.is_dir()}
     shown = re.findall(r"^    (\w+)(?:/|\.py)", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
-    assert set(shown) == rooms - {"__init__", "__pycache__"}
+    assert set(shown) == rooms - {"__init__", "__main__", "__pycache__"}
 
 
 def test_the_readme_names_the_two_commands():

@@ -119,6 +119,23 @@ def test_ovi_on_siglip(siglip_b16, unpadded):
     assert_same_path(ours, textbook_ovi(siglip_b16, texts, 4, 3))
 
 
+@pytest.mark.parametrize(
+    "arch", ["PE-Core-T-16-384", pytest.param("EVA02-B-16", marks=pytest.mark.slow)], ids=["PE-Core", "EVA02"]
+)
+def test_ovi_of_towers_that_rotate_queries_and_keys(arch, unpadded):
+    model = load_model(f"{arch},random", device="cpu")
+    texts = random_features(2, model.embed_dim, "text")
+    assert_same_path(ovi(model, texts, n_patches=4, steps=2, cache=False), textbook_ovi(model, texts, 4, 2))
+
+
+@pytest.mark.parametrize("method", [oti, ovi])
+def test_an_image_only_model_says_so_before_anything_runs(method):
+    model = load_model("timm:vit_tiny_patch16_224,random", device="cpu")
+    with pytest.raises(CrossgapError, match="vit_tiny_patch16_224,random encodes images only"):
+        method(model, random_features(2, model.embed_dim), cache=False)
+    assert "encodes images only" in oti_ovi.why_not(model, "ovi")
+
+
 def test_paper_mode_is_the_mean_over_the_batch(cats_and_dogs):
     model, images, _ = cats_and_dogs
     images = images[:10]
@@ -328,6 +345,9 @@ def test_towers_refuse_what_they_cannot_enter():
         ImageTower(resnet)
     with pytest.raises(CrossgapError, match="class token"):
         TextTower(open_clip.create_model("coca_base"))
+    for arch in ("convnext_small", "MobileCLIP2-S0", "vit_relpos_medium_patch16_cls_224"):
+        with pytest.raises(CrossgapError, match="ViT image encoder"):
+            ImageTower(open_clip.create_model(arch))
 
 
 # ---------------------------------------------------------------- batch, order, seed
@@ -395,6 +415,23 @@ def test_cache_returns_the_same_without_optimising(cats_and_dogs, monkeypatch):
     assert list(again.snapshots) == [1, 3]
     with pytest.raises(pytest.fail.Exception):
         oti(model, images[:8], steps=3, snapshots=(1,), seed=1)
+
+
+def test_what_the_cache_does_not_hold_any_more_is_made_again(cats_and_dogs, tmp_path, monkeypatch):
+    """A flipped bit, and the result for other images under this one's name."""
+    monkeypatch.setenv("CROSSGAP_CACHE", str(tmp_path))
+    model, images, _ = cats_and_dogs
+    first = oti(model, images[:8], steps=2)
+    (kept,) = tmp_path.glob("inversions/*")
+    whole = kept.read_bytes()
+    oti(model, images[8:16], steps=2)
+    (other,) = set(tmp_path.glob("inversions/*")) - {kept}
+    for damaged in (whole[:-1] + bytes([whole[-1] ^ 1]), other.read_bytes()):
+        kept.write_bytes(damaged)
+        with pytest.warns(UserWarning, match="A result of the cache is made anew: "):
+            again = oti(model, images[:8], steps=2)
+        assert torch.equal(again.tokens, first.tokens)
+        assert kept.read_bytes() == whole
 
 
 def test_frozen_encoder_stays_as_it_was(cats_and_dogs):

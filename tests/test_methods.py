@@ -1,7 +1,10 @@
 """Every way to compare images with images: against scikit-learn and against the parts they are made of."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score
 
@@ -61,6 +64,29 @@ def test_the_step_is_chosen_by_the_other_half_of_the_queries(found, mini):
 def test_without_prompts_there_is_the_original_alone(mini, cats_and_dogs):
     _, images, _ = cats_and_dogs
     assert list(tasks.image_image_methods(mini, images[:5], None, gallery=images)) == [ORIGINAL]
+
+
+def test_what_is_done_after_the_encoder_is_done_to_all_that_is_compared(mini, cats_and_dogs):
+    """Turning every feature by one rotation changes no similarity; turning those of texts alone changes OTI's."""
+    _, images, _ = cats_and_dogs
+    prompts = tasks.class_prompts(mini, images)
+    turn = torch.linalg.qr(torch.randn(128, 128, generator=torch.Generator().manual_seed(0)))[0]
+
+    def turned(e):
+        return replace(e, features=e.features @ turn)
+
+    def texts_turned(e):
+        return e if e.modality == "image" else turned(e)
+
+    plain, same, other = (
+        tasks.image_image_methods(mini, images[:10], prompts, gallery=images, steps=4, **how)
+        for how in ({}, {"after": turned}, {"after": texts_turned})
+    )
+    for method, ap in plain.items():
+        np.testing.assert_allclose(same[method], ap, atol=1e-3)
+    np.testing.assert_array_equal(other["Original"], plain["Original"])
+    assert not np.allclose(other["OTI"], plain["OTI"], atol=1e-2)
+    assert not np.allclose(other["PCA"], plain["PCA"], atol=1e-2)
 
 
 def test_queries_need_not_be_part_of_the_gallery(mini):

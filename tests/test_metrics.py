@@ -353,6 +353,29 @@ def test_accuracy():
     assert metrics.zero_shot_accuracy(images, embed(np.eye(2))) == 0.5
 
 
+def test_a_linear_probe_against_softmax_regression_by_hand():
+    """Standardised by the rows that learn; cross-entropy summed over them plus half the squared weights."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    x = rng.normal(size=(60, 4)) * [1, 5, 0.2, 3] + rng.normal(size=(3, 4))[labels]
+    learns = np.arange(60) < 40
+    z = torch.from_numpy((x - x[learns].mean(0)) / x[learns].std(0))
+    w, b = torch.zeros(3, 4, dtype=torch.float64, requires_grad=True), torch.zeros(3, dtype=float, requires_grad=True)
+    solver, own = torch.optim.LBFGS([w, b], max_iter=500, line_search_fn="strong_wolfe"), torch.from_numpy(labels)
+
+    def loss():
+        solver.zero_grad()
+        logits = z[learns] @ w.T + b
+        total = torch.nn.functional.cross_entropy(logits, own[learns], reduction="sum") + (w**2).sum() / 2
+        total.backward()
+        return total
+
+    solver.step(loss)
+    expected = ((z[~learns] @ w.T + b).argmax(dim=1) == own[~learns]).numpy()
+    assert 0.4 < expected.mean() < 1
+    np.testing.assert_array_equal(metrics.linear_probe(x, labels, learns), expected)
+
+
 def test_a_tie_is_answered_wrongly_whichever_class_comes_first():
     scores = np.array([[1, 1, 0], [1, 1, 0], [0, 2, 2], [3, 1, 2]])
     assert metrics.answered_rightly(scores, np.array([0, 1, 0, 0])).tolist() == [False, False, False, True]
@@ -481,6 +504,8 @@ IMAGES = embed(np.eye(3), labels=[0, 1, 0])
         (lambda: metrics.uniformity(np.eye(2)[:1]), "at least two"),
         (lambda: metrics.accuracy(np.zeros(2), np.zeros(3)), "as many predictions as labels"),
         (lambda: metrics.accuracy(np.zeros(0), np.zeros(0)), "n > 0"),
+        (lambda: metrics.linear_probe(np.eye(3), np.arange(3), np.ones(3, bool)), "two classes to learn from"),
+        (lambda: metrics.linear_probe(np.eye(3), np.zeros(3), np.arange(3) < 2), "two classes to learn from"),
         (lambda: metrics.zero_shot_accuracy(embed(np.eye(3)), IMAGES), "images have no labels"),
         (lambda: metrics.zero_shot_accuracy(embed(np.eye(3), labels=[0, 1, 3]), IMAGES), "3 class prompts"),
         (lambda: metrics.zero_shot_accuracy(broken(np.eye(2), [0, -1]), embed(np.eye(2))), "from -1 to 0"),

@@ -69,7 +69,7 @@ def write_tokenizer(folder):
 
 def write_open_clip(folder, model_cfg=CLIP, preprocess_cfg=PREPROCESS):
     """An open_clip ``local-dir:`` folder with random weights."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     write_tokenizer(folder)
     config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
@@ -83,8 +83,8 @@ def folder(tmp_path):
     return write_open_clip(tmp_path / "clip")
 
 
-@pytest.fixture
-def timm_folder(tmp_path):
+def write_timm(folder):
+    """A timm ``local-dir:`` folder with random weights."""
     args = {"img_size": 16, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
     config = {
         "architecture": "vit_tiny_patch16_224",
@@ -98,12 +98,16 @@ def timm_folder(tmp_path):
         "std": [0.3] * 3,
         "crop_pct": 1.0,
     }
-    folder = tmp_path / "dino"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     net = timm.create_model("vit_tiny_patch16_224", num_classes=0, global_pool="token", **args)
     save_file(net.state_dict(), folder / "model.safetensors")
     return folder
+
+
+@pytest.fixture
+def timm_folder(tmp_path):
+    return write_timm(tmp_path / "dino")
 
 
 @pytest.fixture
@@ -498,6 +502,43 @@ def test_missing_weights_name_the_command_that_fetches_them(spec, missing, load,
     assert f"`crossgap fetch {spec}`" in str(error.value)
 
 
+HUB_B32 = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
+
+
+@pytest.mark.parametrize(
+    ("spelling", "known_as"),
+    [
+        ("ViT-B/32,openai", "ViT-B-32,openai"),
+        ("ViT-L/14@336px,openai", "ViT-L-14-336,openai"),
+        ("openai/clip-vit-base-patch32", "ViT-B-32-quickgelu,openai"),
+        ("facebook/dinov2-small", "timm:vit_small_patch14_dinov2.lvd142m"),
+        ("timm:hf_hub:timm/vit_small_patch14_dinov2.lvd142m", "timm:vit_small_patch14_dinov2.lvd142m"),
+        ("timm:timm/vit_small_patch14_dinov2.lvd142m", "timm:vit_small_patch14_dinov2.lvd142m"),
+        ("timm/ViT-B-16-SigLIP2", "ViT-B-16-SigLIP2,webli"),
+        (f"hf-hub:{HUB_B32}", "ViT-B-32,laion2b_s34b_b79k"),
+        (f"{hub.ENDPOINT}/{HUB_B32}", "ViT-B-32,laion2b_s34b_b79k"),
+        ("hf-hub:them/theirs", "hf-hub:them/theirs"),
+        ("them/theirs", "hf-hub:them/theirs"),
+    ],
+)
+def test_other_spellings_are_taken_for_what_they_mean(spelling, known_as, no_hub):
+    with pytest.raises(CrossgapError, match="Not in the local cache") as error:
+        load_model(spelling)
+    assert f"`crossgap fetch {known_as}`" in str(error.value)
+
+
+def test_other_spellings_that_mean_nothing_here(folder, tmp_path, no_hub):
+    assert load_model(str(folder), device="cpu").name == f"local-dir:{folder}"
+    with pytest.raises(CrossgapError, match=r"no model named 'ViT-B/33'.* Did you mean: .*ViT-B-32"):
+        load_model("ViT-B/33,openai")
+    with pytest.raises(CrossgapError, match="hf-hub:them/theirs brings its own: leave them out"):
+        load_model("hf-hub:them/theirs,openai")
+    theirs = {"model_type": "clip", "architectures": ["CLIPModel"], "_name_or_path": "openai/clip-vit-large-patch14"}
+    (tmp_path / "config.json").write_text(json.dumps(theirs))
+    with pytest.raises(CrossgapError, match=r"a transformers model \(clip\).* such as ViT-L-14-quickgelu,openai"):
+        load_model(f"local-dir:{tmp_path}")
+
+
 def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
     asked = []
 
@@ -567,6 +608,53 @@ def test_a_torch_file_of_tensors_loads_and_a_pickle_never_runs(tiny, tmp_path):
         with pytest.raises(CrossgapError, match=r"harm\.pt can't be loaded"):
             load_model(f"tiny,{tmp_path / 'harm.pt'}", device="cpu")
     assert not (tmp_path / "harm").exists()
+
+
+WRAPPED = {  # as training scripts and others keep the same weights
+    "numbers of numpy": lambda w: {"best": np.float64(0.5), "step": np.int64(3), "state_dict": w},
+    "model": lambda w: {"model": w, "epoch": 3},
+    "twice": lambda w: {"model": {"state_dict": w}},
+    "prefixes": lambda w: {"state_dict": {f"_orig_mod.module.{name}": tensor for name, tensor in w.items()}},
+    "OpenAI's facts": lambda w: w | {"input_resolution": torch.tensor(224), "vocab_size": torch.tensor(49408)},
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_sound_weights_are_found_in_what_is_wrapped_around_them(tiny, tmp_path, kind, zipped):
+    wanted = load_file(tiny)
+    torch.save(WRAPPED[kind](wanted), tmp_path / "weights.pt", _use_new_zipfile_serialization=zipped)
+    found = hub_face.read_weights(tmp_path / "weights.pt")
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert load_model(f"tiny,{tmp_path / 'weights.pt'}", device="cpu").embed_dim == 8
+
+
+def test_a_weights_file_is_what_its_content_says(tiny, tmp_path):
+    wanted = load_file(tiny)
+    shutil.copy(tiny, tmp_path / "weights.bin")
+    torch.save(wanted, tmp_path / "torch.safetensors")
+    for name in ("weights.bin", "torch.safetensors"):
+        assert hub_face.read_weights(tmp_path / name).keys() == wanted.keys()
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 605157884\n", "run `git lfs pull`"),
+        ("\n<!DOCTYPE html><html></html>", "is a web page"),
+        ("<html>404</html>", "is a web page"),
+        ("", "neither a safetensors file nor"),
+        ("GGUF", "neither a safetensors file nor"),
+    ],
+)
+@pytest.mark.parametrize("of_timm", [False, True])
+def test_files_that_are_no_weights_say_what_they_are(tiny, timm_folder, tmp_path, content, sentence, of_timm):
+    file = timm_folder / "model.safetensors" if of_timm else tmp_path / "weights.pt"
+    file.write_text(content)
+    with pytest.raises(CrossgapError, match=sentence) as error:
+        load_model(f"local-dir:{timm_folder}" if of_timm else f"tiny,{file}", device="cpu")
+    assert str(error.value).startswith(f"{file} can't be loaded: it is ")
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
@@ -701,7 +789,7 @@ def test_a_timm_folder_with_a_pickle_for_weights_runs_nothing(timm_folder):
 
     (timm_folder / "model.safetensors").unlink()
     torch.save({"norm.weight": Evil()}, timm_folder / "pytorch_model.bin")
-    with pytest.raises(CrossgapError, match="can't be loaded as a timm model"):
+    with pytest.raises(CrossgapError, match=r"pytorch_model\.bin can't be loaded: .* holds Python objects"):
         load_model(f"local-dir:{timm_folder}", device="cpu")
     assert not (timm_folder / "it-ran").exists()
 
@@ -728,7 +816,7 @@ def test_a_spoiled_timm_folder_is_one_sentence(timm_folder):
     with pytest.raises(CrossgapError, match=r"can't be loaded as a timm model: .*norm\.weight"):
         load_model(f"local-dir:{timm_folder}", device="cpu")
     (timm_folder / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(CrossgapError, match="can't be loaded as a timm model"):
+    with pytest.raises(CrossgapError, match=r"holds a transformers model \(bert\)"):
         load_model(f"local-dir:{timm_folder}", device="cpu")
 
 

@@ -89,6 +89,18 @@ def test_intervals_do_not_depend_on_the_order_of_the_rows():
     assert one == pytest.approx(other)
 
 
+def test_of_many_rows_so_many_are_counted_drawn_by_seed_and_ids(monkeypatch):
+    images = draw(61)
+    drawn = tasks.drawn(images, 20, seed=4)
+    turned = images[np.random.default_rng(5).permutation(61)]
+    expected = tasks.count_by_class(drawn)["same class"].total
+    monkeypatch.setattr(pair_counts, "MOST_COMPARED", 20)
+    for e in (images, turned):
+        counted = tasks.count_by_class(e, seed=4)
+        assert sum(kind.pairs for kind in counted.values()) == 20 * 19 // 2
+        assert (counted["same class"].total == expected).all()
+
+
 def test_the_jackknife_of_a_difference_leaves_the_same_pictures_out_of_both_models():
     """Against a loop that counts anew without one group after the other."""
     models = [draw(60, classes=2, seed=seed) for seed in (0, 1)]

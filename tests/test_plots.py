@@ -216,6 +216,14 @@ def panels(**options):
     return plots.line_panels(pd.DataFrame(rows, columns=columns), "m", "m (%)", by="method", **options)
 
 
+GAPS = BANDS.assign(model=["wide", "narrow"], gap=[0.8, 0.1], family="wide", panel="OTI")
+
+
+def gap_points():
+    reported = REPORTED_GAINS.assign(gap=0.5, panel="OTI")
+    return plots.gap_points(pd.concat([GAPS, GAPS.assign(panel="PCA")]), reported)
+
+
 def captions(models=("nano-m0", "nano-m1")):
     curve, found = tasks.along_steps({1: fake_runs()[1]}, gallery()), list(zip(PICTURES, "abaab", strict=True))
     return plots.caption_rows(dict.fromkeys(models, (tasks.count_by_class(gallery()), curve, 60.0, found)))
@@ -241,6 +249,8 @@ FIGURES = {
     "band_gains": lambda: plots.band_gains([3.0, 2.0, 1.0, 0.5], (1, 1), BANDS, REPORTED_GAINS),
     "line_panels": lambda: panels(ylabel="gain", row="strength"),
     "line_panels, a scale each": panels,
+    "gap_points": gap_points,
+    "change_dots": lambda: plots.change_dots(GAPS),
     "caption_rows": captions,
     "caption_rows, one": lambda: captions(["nano-m0"]),
     "gain_grid": lambda: plots.gain_grid(pd.concat([GAINS.assign(task="kind"), GAINS.assign(task="colour")])),

@@ -1,5 +1,6 @@
 """A few true papermill runs of tiny notebooks; what needs no kernel runs on a stand-in for papermill."""
 
+import errno
 import json
 import os
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from miniatures import cub, karpathy, photo_bytes, tar, write
 from nbformat import v4
 
 from crossgap_lib.errors import CrossgapError
@@ -232,10 +234,7 @@ def test_a_parameter_makes_stale_unless_it_is_the_default(house):
 @pytest.mark.parametrize(
     ("value", "file"),
     [
-        (
-            "mini-clip",
-            "data/minis/mini-clip/model.safetensors",
-        ),  # the default: retrained, its figures are stale
+        ("mini-clip", "data/minis/mini-clip/model.safetensors"),  # the default: retrained, its figures are stale
         ("features.npz", "features.npz"),
         ("ViT-B-32,weights/b32.safetensors", "weights/b32.safetensors"),
         ("local-dir:my/model", "my/model/deep/config.json"),
@@ -252,6 +251,50 @@ def test_input_files_that_parameters_name_are_watched(house, value, file):
     assert statuses(house, parameters={"model": value}) == "fresh fresh"
     path.write_text("after that")
     assert statuses(house, parameters={"model": value}) == "ran fresh"
+
+
+@pytest.fixture
+def people(house):
+    """Data and models as people have them: behind links, in several tars, with pictures beside captions."""
+    for k in range(2):
+        tar(house / f"tars/{k}.tar", {"a.jpg": photo_bytes(k), "a.cls": "0"})
+    write(house / "tars/classnames.txt", "cat")
+    write(house / "coco/annotations/captions.json", '{"cat.jpg": "a cat"}')
+    karpathy(house / "flickr", "dataset.json", "images")
+    for picture in ("coco/val2017/cat.jpg", "elsewhere/cat/1.jpg"):
+        write(house / picture, photo_bytes(1))
+    write(house / "elsewhere/model/model.safetensors", "weights")
+    (house / "linked").mkdir()
+    (house / "linked/cat").symlink_to(house / "elsewhere/cat")
+    (house / "model").symlink_to(house / "elsewhere/model")
+    cub(house / "cub")
+    return house
+
+
+@pytest.mark.parametrize(
+    ("value", "file"),
+    [
+        ("wds:tars/{0..1}.tar", "tars/1.tar"),
+        ("wds:tars/{0,1}.tar", "tars/classnames.txt"),
+        ("captions:coco/annotations/captions.json", "coco/val2017/cat.jpg"),
+        ("captions:coco/annotations/captions.json", "coco/annotations/captions.json"),
+        ("captions:flickr/dataset.json/test", "flickr/images/COCO_val2014_000000391895.jpg"),
+        ("folder:linked", "elsewhere/cat/1.jpg"),
+        ("folder:linked", "elsewhere/cat/2.jpg"),
+        ("cub:cub/train", "cub/image_class_labels.txt"),
+        ("cub:cub", "cub/bounding_boxes.txt"),
+        ("local-dir:model", "elsewhere/model/model.safetensors"),
+        ("timm:x;folder:linked", "elsewhere/cat/1.jpg"),
+    ],
+)
+def test_every_file_behind_a_spec_is_watched(people, value, file):
+    assert statuses(people, only=["01"], parameters={"model": value}) == "ran"
+    assert statuses(people, only=["01"], parameters={"model": value}) == "fresh"
+    if file.endswith(".tar"):
+        tar(people / file, {"a.jpg": photo_bytes(9), "a.cls": "0"})  # as large as before
+    else:
+        write(people / file, "another")
+    assert statuses(people, only=["01"], parameters={"model": value}) == "ran"
 
 
 def test_embeddings_are_watched_by_content_and_not_by_time(house):
@@ -337,10 +380,49 @@ def test_old_figures_come_back_when_the_swap_fails(house, monkeypatch):
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(OSError, match="no space"):
-        statuses(house, force=True)
+    assert statuses(house, force=True) == "failed failed"
     assert (house / "out/01_first/plot.png").is_file()
     assert left_over(house / "out") == []
+
+
+@pytest.mark.parametrize("step", ["TemporaryDirectory", "write_record", "_forget_places", "run_key"])
+def test_a_full_disk_fails_each_notebook_and_keeps_the_old_figures(house, monkeypatch, step):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    statuses(house)
+    before = (house / "out/01_first/.run.json").read_bytes()
+    monkeypatch.setattr(runner, step, full)
+    runs = run_notebooks(notebooks=house / "nb", out=house / "out", cwd=house, force=True)
+    assert {run.message for run in runs} == {"OSError: [Errno 28] No space left on device"}
+    assert (house / "out/01_first/.run.json").read_bytes() == before
+    assert left_over(house / "out") == []
+
+
+def test_half_a_notebook_on_a_full_disk_is_a_failure_that_leaves_nothing(house, monkeypatch):
+    def half(path, executed, given, **_):
+        Path(executed).write_text(Path(path).read_text()[:99])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runner.papermill, "execute_notebook", half)
+    assert statuses(house) == "failed failed"
+    assert os.listdir(house / "out") == [".lock"]
+
+
+def test_what_a_killed_run_has_left_is_cleared_up(house):
+    statuses(house)
+    part = house / "out/.01_first.part-x"
+    (part / "01_first").mkdir(parents=True)
+    (house / "out/01_first").rename(part / "old")  # killed between the two renames of the swap
+    (house / "out/.02_second.part-y/02_second").mkdir(parents=True)
+    assert statuses(house) == "fresh fresh"
+    assert left_over(house / "out") == []
+
+
+def test_a_folder_that_cant_be_made_is_one_sentence(house):
+    (house / "file").touch()
+    with pytest.raises(CrossgapError, match=r"can't be written to .*file/out, give another folder by --out: .*rrno"):
+        run_notebooks(notebooks=house / "nb", out=house / "file/out", cwd=house)
 
 
 def test_the_record_names_no_folder_of_this_machine(house):

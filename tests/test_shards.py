@@ -4,10 +4,9 @@ import errno
 import json
 import multiprocessing
 import os
-import random
+import shutil
 import signal
 import sys
-import time
 from dataclasses import replace
 from itertools import count
 from types import SimpleNamespace
@@ -24,15 +23,17 @@ from crossgap_lib.cli import cli
 from crossgap_lib.datasets.load import load_dataset
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.embeddings.encode import encode_images, skip_report
+from crossgap_lib.embeddings.vector_files import of_json
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion.fewer_steps import accelerate
 from crossgap_lib.inversion.oti_ovi import oti, ovi
 from crossgap_lib.jobs import cluster as on_cluster
-from crossgap_lib.jobs import shard_files, shards
+from crossgap_lib.jobs import shards
 from crossgap_lib.jobs.shard_files import Interrupted, load_shards, shard_path
 from crossgap_lib.jobs.shards import Plan, invert_to
 from crossgap_lib.jobs.sources import open_source
 from crossgap_lib.processes import locked
+from crossgap_lib.store import SEAL
 
 N, SHARD = 36, 8  # five shards, the last one half full
 
@@ -187,46 +188,7 @@ def test_sources_give_the_rows_that_are_asked_for(tmp_path, cats_and_dogs, vecto
         np.testing.assert_array_equal(getattr(some, column), getattr(expected, column))
 
 
-# ---------------------------------------------------------------- killed and resumed
-
-
-def invert_in_child(folder, plan):
-    os.environ["CROSSGAP_HEADLESS"] = "1"
-    invert_to(folder, plan)
-
-
-@pytest.mark.slow
-def test_killed_at_twenty_random_moments(tmp_path, plan):
-    """SIGKILL, resume, and so on; in the end the same bytes, and no finished shard was written twice."""
-    plan = replace(plan, steps=20, snapshots=())
-    context = multiprocessing.get_context("forkserver")  # clean children that have torch loaded already
-    context.set_forkserver_preload(["crossgap_lib.jobs.shards", "open_clip"])
-    for name in ("warm", "whole"):  # the first one also starts the fork server
-        started = time.monotonic()
-        child = context.Process(target=invert_in_child, args=(tmp_path / name, plan))
-        child.start()
-        child.join()
-    lasts, rng, kills, births = time.monotonic() - started, random.Random(0), 0, {}
-    folders = (tmp_path / f"killed-{k}" for k in count())
-    folder, finished = next(folders), []
-    while kills < 20:
-        child = context.Process(target=invert_in_child, args=(folder, plan))
-        child.start()
-        child.join(timeout=rng.uniform(0.1, 0.9) * lasts)
-        if child.exitcode is None:
-            os.kill(child.pid, signal.SIGKILL)
-            kills += 1
-        child.join()
-        assert child.exitcode in (0, -signal.SIGKILL)
-        now = {path: path.stat().st_mtime_ns for path in folder.glob("shard-*")}
-        assert births.items() <= now.items()  # what was finished is untouched
-        births = now
-        if child.exitcode == 0:
-            finished.append(folder)
-            folder, births = next(folders), {}
-    invert_to(folder, plan)
-    for path in (*finished, folder):
-        assert contents(path) == contents(tmp_path / "whole")
+# ---------------------------------------------------------------- resumed (tests/faults.py kills)
 
 
 def test_only_missing_shards_are_computed(tmp_path, plan, monkeypatch):
@@ -236,7 +198,7 @@ def test_only_missing_shards_are_computed(tmp_path, plan, monkeypatch):
     shard_path(tmp_path, 4).write_bytes(whole["shard-000004.safetensors"][:100])  # damaged
     asked, compute = [], shards.Worker.shard
     monkeypatch.setattr(shards.Worker, "shard", lambda self, k: asked.append(k) or compute(self, k))
-    with pytest.raises(CrossgapError, match="2 of 5 shards are missing"):
+    with pytest.raises(CrossgapError, match="1 of 5 shards are missing"):
         load_shards(tmp_path)
     assert invert_to(tmp_path, plan).done_before == 3
     assert asked == [1, 4]
@@ -313,8 +275,9 @@ def test_the_folder_keeps_its_cut(tmp_path, plan):
 def as_format_1(folder):
     """The folder as older versions wrote it: ids and the like as a string of metadata, and no texts."""
     for path in folder.glob("shard-*"):
-        tensors, facts = load_file(path), shard_files.facts_of(path)
-        del tensors["crossgap_json"], facts["texts"]
+        tensors = load_file(path)
+        facts = of_json(tensors.pop("crossgap_json"))
+        del facts["texts"]
         save_file(tensors, path, {"crossgap": json.dumps(facts)})
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 1}))
@@ -328,8 +291,6 @@ def test_folders_of_older_versions_are_read_but_not_gone_on_with(tmp_path, plan)
     assert old.ids.tolist() == new.ids.tolist()
     assert torch.equal(old.features, new.features)
     assert old.texts is None
-    assert invert_to(tmp_path, plan).done_before == 5
-    shard_path(tmp_path, 3).unlink()
     with pytest.raises(CrossgapError, match="begun by an older version of crossgap"):
         invert_to(tmp_path, plan)
 
@@ -450,13 +411,98 @@ def test_interrupted(tmp_path, plan, monkeypatch):
     assert invert_to(tmp_path, plan).done_before == 2
 
 
-@pytest.mark.parametrize(
-    ("text", "words"), [("{", "damaged"), ('{"format": 99, "composition": {"shard_size": 1}}', "another version")]
-)
-def test_bad_manifests(tmp_path, plan, text, words):
-    (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(CrossgapError, match=words):
-        invert_to(tmp_path, plan)
+def flipped(content: bytes, at: int) -> bytes:
+    """With one bit that differs."""
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+def test_shards_that_do_not_hold_what_was_written_are_named_and_done_again(tmp_path, plan):
+    """A flipped bit, a shard over another, one of another run, something that is no file, and a link to nowhere."""
+    invert_to(tmp_path / "out", plan)
+    invert_to(tmp_path / "other", replace(plan, seed=1))
+    whole, other = contents(tmp_path / "out"), contents(tmp_path / "other")
+    shards = [shard_path(tmp_path / "out", k) for k in range(5)]
+    shards[0].write_bytes(flipped(whole[shards[0].name], -1))
+    shards[1].write_bytes(whole[shards[2].name])
+    shards[3].write_bytes(other[shards[3].name])
+    shards[4].unlink()
+    shards[4].symlink_to(tmp_path / "nowhere")
+    with pytest.raises(CrossgapError, match=r"shard-000000\.safetensors is damaged, or was changed.*makes it anew"):
+        load_shards(tmp_path / "out")
+    report = invert_to(tmp_path / "out", plan)
+    assert report.done_before == 1
+    named = ", ".join(shards[k].name for k in (0, 1, 3, 4))
+    assert f"Done again, since 4 did not hold what was written there: {named}." in str(report)
+    assert contents(tmp_path / "out") == whole
+    assert not (tmp_path / "nowhere").exists()
+
+
+def edited(*path, value=None):
+    """A change of a manifest: the value at ``path`` becomes another, or is left out."""
+
+    def edit(manifest):
+        *parents, last = path
+        for name in parents:
+            manifest = manifest[name]
+        manifest.pop(last)
+        manifest.update({} if value is None else {last: value})
+
+    return edit
+
+
+EDITS = {
+    "no data": edited("data"),
+    "no rows": edited("data", "rows"),
+    "rows without end": edited("data", "rows", value=10**18),
+    "rows as a word": edited("data", "rows", value="36"),
+    "rows as a fraction": edited("data", "rows", value=36.0),
+    "no shard size": edited("composition", "shard_size", value=0),
+    "shards of one": edited("composition", "shard_size", value=1),
+    "a list of parts": edited("inversion", value=["steps", 6]),
+    "steps that were not taken": edited("inversion", "steps", value=5),
+    "another method": edited("inversion", "method", value={"oti": 1}),
+    "threads without end": edited("composition", "threads", value=10**9),
+    "no format": edited("format"),
+    "another format": edited("format", value=99),
+    "a list as format": edited("format", value=[3]),
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, vectors):
+    folder = tmp_path_factory.mktemp("finished")
+    invert_to(folder, Plan("mini-clip", str(vectors), "oti", steps=6, snapshots=(2,), shard_size=SHARD, device="cpu"))
+    return folder
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+@pytest.mark.parametrize("older", [False, True])
+def test_edited_manifests_are_refused_in_a_sentence(tmp_path, plan, finished, edit, older):
+    """Those of older versions carry no seal, so what they say is taken, but each reading comes to an end."""
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    manifest = json.loads((out / "manifest.json").read_text())
+    if older:
+        del manifest[SEAL]
+        manifest["format"] = 2
+    edit(manifest)
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    for read in (lambda: load_shards(out), lambda: invert_to(out, plan)):
+        try:
+            read()
+            refused = ""
+        except CrossgapError as error:
+            refused = str(error)
+        assert (refused and "\n" not in refused) or older
+    assert contents(out) == contents(finished)
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 100_000, b"[]", b"", b"3"])
+def test_damaged_manifests_are_refused(tmp_path, plan, content):
+    (tmp_path / "manifest.json").write_bytes(content)
+    for read in (lambda: load_shards(tmp_path), lambda: invert_to(tmp_path, plan)):
+        with pytest.raises(CrossgapError, match=r"manifest\.json"):
+            read()
 
 
 def test_what_cannot_be_inverted(tmp_path, plan, vectors):

@@ -9,7 +9,7 @@ from multiprocessing.reduction import ForkingPickler
 
 import miniatures
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from miniatures import BROKEN, grey_of, photo_bytes, tar, write
 
@@ -62,6 +62,26 @@ def test_samples_with_labels_and_captions(tmp_path):
         load_dataset(f"wds:{tmp_path}/{{00..02}}.tar")
 
 
+lines = st.text(st.characters(exclude_categories=("Cs", "Cc"))).map(str.strip).filter(bool)
+facts = st.tuples(st.integers(0, 999), st.lists(lines, min_size=1))
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.dictionaries(st.text("aB0_-é", min_size=1), facts, min_size=1), st.booleans())
+@pytest.mark.filterwarnings("ignore:The labels have no names")
+def test_labels_and_captions_come_back(tmp_path_factory, samples, in_json):
+    files: dict[str, bytes | str] = {}
+    for key, (label, captions) in samples.items():
+        files[f"{key}.png"] = photo_bytes(0)
+        told = {"json": json.dumps({"label": label, "captions": captions})}
+        if not in_json:
+            told = {"cls": str(label), "txt": "\n".join(captions)}
+        files |= {f"{key}.{ending}": text for ending, text in told.items()}
+    data = load_dataset(f"wds:{tar(tmp_path_factory.getbasetemp() / 'x.tar', files)}")
+    found = zip(data.ids.tolist(), data.labels.tolist(), data.captions, strict=True)
+    assert {key: (label, list(captions)) for key, label, captions in found} == {f"x/{k}": v for k, v in samples.items()}
+
+
 def test_json_folders_and_other_files(tmp_path):
     files = {
         "./a/1.jpg": photo_bytes(1),
@@ -71,7 +91,7 @@ def test_json_folders_and_other_files(tmp_path):
         "./b/1.json": json.dumps({"cls": 4, "caption": "two", "url": None}),
         "__index__": "0",
     }
-    with pytest.warns(UserWarning, match="of 3 samples 1 hold no picture; they are left out"):
+    with pytest.warns(UserWarning, match="leaves out 1 samples without a picture, 1 .seg.png files$"):
         data = load_dataset(f"wds:{tar(tmp_path / 'x.tar', files)}")
     assert data.ids.tolist() == ["x/a/1", "x/b/1"]
     assert data.labels.tolist() == [3, 4]
@@ -85,7 +105,7 @@ def test_names_that_people_use_and_a_caption_a_line(tmp_path):
         **{"2.png": photo_bytes(2), "2.json": '{"captions": ["one\\nline", "two"], "label": "4"}', "2.jpg": b"again"},
     }
     write(tmp_path / "classnames.txt", "a\nb\nc\nd\ne\n")  # a level above, as CLIP_benchmark lays it out
-    with pytest.warns(UserWarning, match=r"files that are not used: 1 \.npy, 1 \.jpg$"):
+    with pytest.warns(UserWarning, match=r"leaves out 1 \.npy files, 1 \.jpg files$"):
         data = load_dataset(f"wds:{tar(tmp_path / 'test/0.tar', files)}")
     assert data.captions == (("a duck", "a bird"), ("one\nline", "two"))
     assert (data.labels.tolist(), data.class_names) == ([3, 4], tuple("abcde"))
@@ -99,7 +119,7 @@ def test_names_that_people_use_and_a_caption_a_line(tmp_path):
 
 def test_a_json_without_label_and_caption_is_said(tmp_path):
     files = {"1.png": photo_bytes(1), "1.json": '{"url": "x", "species": "duck"}'}
-    with pytest.warns(UserWarning, match="1 with a .json that has no label and no caption, but url, species"):
+    with pytest.warns(UserWarning, match="1 .json files without label and caption, but with url, species"):
         assert load_dataset(f"wds:{tar(tmp_path / 'x.tar', files)}").labels is None
 
 
@@ -113,7 +133,7 @@ def test_links_in_a_tar(tmp_path):
             archive.addfile(link)
         link.name, link.linkname = "3.png", "/etc/passwd"
         archive.addfile(link)
-    with pytest.warns(UserWarning, match="1 that are links to files which the tar does not hold"):
+    with pytest.warns(UserWarning, match="1 links to files that the tar does not hold"):
         data = load_dataset(f"wds:{tmp_path}/x.tar")
     assert data.ids.tolist() == ["x/0", "x/d/1", "x/d/2"]
     assert [grey_of(data, k) for k in range(3)] == [7, 7, 7]
@@ -141,7 +161,7 @@ def test_tars_of_one_name_keep_their_samples_apart(tmp_path):
 
 def test_samples_without_what_others_have_are_counted(tmp_path):
     files = {"1.png": photo_bytes(1), "1.cls": "0", "2.png": photo_bytes(2), "3.cls": "1"}
-    with pytest.warns(UserWarning, match="of 3 samples 1 hold no picture and 1 lack the label or caption"):
+    with pytest.warns(UserWarning, match="1 samples without a picture, 1 samples that lack the label or cap"):
         data = load_dataset(f"wds:{tar(tmp_path / 'x.tar', files)}")
     assert data.ids.tolist() == ["x/1"]
 
@@ -152,7 +172,7 @@ def test_samples_without_what_others_have_are_counted(tmp_path):
         ({"1.png": photo_bytes(1), "1.cls": "dog"}, "x/1: the label must be a whole number, not 'dog'"),
         ({"1.png": photo_bytes(1), "1.cls": "-1"}, "the label must be a whole number"),
         ({"1.png": photo_bytes(1), "1.json": '{"label": 1.5}'}, "the label must be a whole number"),
-        ({"1.png": photo_bytes(1), "1.json": "{"}, "the JSON of x/1 can't be read"),
+        ({"1.png": photo_bytes(1), "1.json": "{"}, "the .json of x/1 can't be read as JSON"),
         ({"1.png": photo_bytes(1), "1.txt": b"\xff"}, "the text of x/1 can't be read"),
         ({"1.txt": "no picture"}, "holds no pictures"),
         ({"1.png": photo_bytes(1), "1.cls": "1", "2.png": photo_bytes(2), "2.txt": "x"}, "no sample has both"),

@@ -349,8 +349,10 @@ def test_gap_report_against_plain_formulas():
     gap = a.mean(0) - b.mean(0)
     unit = gap / np.linalg.norm(gap)
     along = sum(((x - y) @ unit) ** 2 for x, y in zip(a, b, strict=True))
+    paired, alone = (1 - np.diag(cross).mean()) / 2, (1 - (within_a[off].mean() + within_b[off].mean()) / 2) / 2
     expected = {
         "modality gap (Eq. 7)": np.linalg.norm(gap),
+        "RMG": paired / (paired + alone),
         "mean cosine of pairs": np.diag(cross).mean(),
         "mean cosine of non-pairs": cross[off].mean(),
         "mean cosine image-image": within_a[off].mean(),
@@ -404,6 +406,26 @@ def test_recall_of_pairs_is_that_of_an_identity_matrix():
         assert tuple(report.loc[f"R@1 {name}", ["value", "low", "high"]]) == pytest.approx(expected)
 
 
+def test_recall_of_many_pairs_is_that_of_drawn_ones(monkeypatch):
+    images, texts = pairs(n=60)
+    rows, quantity = tasks.drawn_rows(images.ids, 20, seed=2), "R@1 image to text"
+    few, whole = (tasks.gap_report(*e, seed=2) for e in ((images[rows], texts[rows]), (images, texts)))
+    monkeypatch.setattr("crossgap_lib.tasks.gap.MOST_COMPARED", 20)
+    report = tasks.gap_report(images, texts, seed=2).set_index("quantity")
+    assert report.loc[f"{quantity} of 20 pairs"].equals(few.set_index("quantity").loc[quantity])
+    assert report["value"].iloc[0] == whole["value"].iloc[0]  # of all pairs
+
+
+def test_vectors_are_those_of_a_file_or_the_images_of_a_pair_file(tmp_path, capsys):
+    images, texts = pairs(n=60)
+    np.savez(tmp_path / "pair.npz", image_features=images.features, text_features=texts.features)
+    images.save(tmp_path / "alone.npz")
+    for name, said in (("pair", "60 images of pairs"), ("alone", "60 vectors")):
+        found = tasks.load_vectors(tmp_path / f"{name}.npz")
+        torch.testing.assert_close(found.features, images.features)
+        assert f"{name}.npz: {said}" in capsys.readouterr().out
+
+
 @pytest.mark.skipif(platform.system() != "Linux", reason="resident memory is measured on Linux")
 def test_gap_report_of_many_pairs_makes_no_matrix_of_them():
     n = 20_000
@@ -442,7 +464,7 @@ def test_class_prompts_in_place_of_captions_have_no_recall():
     texts.meta["captions"] = "class prompts"
     report = tasks.gap_report(images, texts).set_index("quantity")
     assert report.loc[["R@1 image to text", "R@1 text to image"]].isna().all(axis=None)
-    assert report["value"].notna().sum() == 7
+    assert report["value"].notna().sum() == 8
 
 
 def test_gap_report_needs_pairs():

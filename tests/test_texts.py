@@ -46,6 +46,7 @@ def test_titles_go_before_texts(tmp_path):
         ("qrels", [{"query-id": "q1"}], "a judgement needs query-id and corpus-id"),
         ("qrels", [{"query-id": "q1", "corpus-id": "d1", "score": "high"}], "the score 'high' is no number"),
         ("qrels", [{"query-id": "q1", "corpus-id": "d1", "score": 0}], "holds 0 queries"),
+        ("qrels", [{"query-id": "q1", "corpus-id": "d1", "score": 10**400}], "the score '10+' is no number"),
         ("qrels", ["q1"], "line 1 is .* no JSON object"),
     ],
 )
@@ -106,12 +107,15 @@ def test_imdb_as_texts_and_as_parquet(tmp_path):
     with pytest.raises(CrossgapError, match="No test texts of two classes"):
         load_texts(f"imdb:{tmp_path / 'b'}")
     pq.write_table(pa.table({"review": ["Bad."]}), tmp_path / "b/plain_text/test-00000-of-00001.parquet")
-    with pytest.raises(CrossgapError, match=r"can't be read as Parquet: .*label"):
+    with pytest.raises(CrossgapError, match=r"a review needs a label .* but is \{'review': 'Bad\.'\}"):
         load_texts(f"imdb:{tmp_path / 'b'}")
-    table = pa.table({"text": ["Bad.", "Great."], "label": [0, None]})
-    pq.write_table(table, tmp_path / "b/plain_text/test-00000-of-00001.parquet")
-    with pytest.raises(CrossgapError, match=r"a review needs a label of 0 or 1 and a text, but is \(None, 'Great.'\)"):
-        load_texts(f"imdb:{tmp_path / 'b'}")
+    for labels in ([0, None], [0.0, 1.0], [False, True], [0, 2], ["0", "1"]):
+        table = pa.table({"text": ["Bad.", "Great."], "label": labels})
+        pq.write_table(table, tmp_path / "b/plain_text/test-00000-of-00001.parquet")
+        with pytest.raises(
+            CrossgapError, match=r"a review needs a label .* but is \{'text': '(Bad|Great)\.', 'label': "
+        ):
+            load_texts(f"imdb:{tmp_path / 'b'}")
 
 
 def test_first_captions_ask_for_the_others_without_pictures(tmp_path):

@@ -10,10 +10,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import ImageColor
 
 from crossgap_lib.datasets import world
 from crossgap_lib.datasets.load import load_dataset
-from crossgap_lib.datasets.world import MENTION, NUISANCES, Factors, caption, draw, draw_factors, world_dataset
+from crossgap_lib.datasets.world import (
+    BACKGROUNDS,
+    COLOURS,
+    MENTION,
+    NUISANCES,
+    UNSEEN,
+    Factors,
+    caption,
+    draw,
+    draw_factors,
+    world_dataset,
+)
 from crossgap_lib.errors import CrossgapError
 
 PLAIN = {name: float(name == "kind") for name in MENTION}
@@ -69,6 +81,27 @@ def test_captions_are_drawn_beside_the_picture_and_leave_it_alone():
     assert one.factors.equals(three.factors)
     assert {len(several) for several in three.captions} == {3}
     assert len({several for several in three.captions if len(set(several)) > 1}) > 3  # captions of a picture differ
+
+
+@pytest.mark.parametrize("factor", list(UNSEEN))
+def test_an_unseen_world_differs_in_what_no_other_world_shows_and_in_nothing_else(factor):
+    data, other = world_dataset("all", n=72), world_dataset("all", n=72, unseen=[factor])
+    assert data.factors.drop(columns=factor).equals(other.factors.drop(columns=factor))
+    shown = set(other.factors[factor])
+    assert shown == set(UNSEEN[factor])
+    assert shown & set(data.factors[factor]) <= {"plain"}
+    said = world_dataset("all", n=72, mention={factor: 0.0})
+    assert other.captions == said.captions  # all else is said, and this is not
+    alike = [np.array_equal(pixels(data, k), pixels(other, k)) for k in range(72)]
+    assert alike == list(data.factors[factor] == "plain")
+
+
+def test_unseen_values_look_unlike_the_known_ones():
+    """No unseen colour or background is as near to a known one as the two nearest known ones are to each other."""
+    for factor, known in (("colour", COLOURS), ("background", BACKGROUNDS)):
+        old, new = (np.array([ImageColor.getrgb(c) for c in v.values()], float) for v in (known, UNSEEN[factor]))
+        among = np.linalg.norm(old[:, None] - old, axis=-1)[~np.eye(len(old), dtype=bool)].min()
+        assert np.linalg.norm(new[:, None] - old, axis=-1).min() > 0.75 * among
 
 
 def test_pictures_are_small_and_rgb_and_each_its_own():
@@ -347,6 +380,8 @@ def test_every_parameter_is_in_the_fingerprint():
         {"mention": {"colour": 0.5}},
         {"mention": {"size": 0.5}},
         {"n_captions": 2},
+        {"unseen": ["colour"]},
+        {"unseen": ["texture"], "mention": {"texture": 0.0}},
     ]
     prints = [world_dataset(**{"spec": "all", "n": 6, **change}).fingerprint for change in changes]
     assert len(set(prints)) == len(changes)
@@ -358,6 +393,7 @@ def test_every_parameter_is_in_the_fingerprint():
     [
         ("dogs-vs-cat", {}, "No data set world:dogs-vs-cat/test. Did you mean: world:dogs-vs-cats"),
         ("all/trian", {}, "No data set world:all/trian. Did you mean: world:all/train"),
+        ("all", {"unseen": ["size"]}, "No unseen values of .'size'.; there are those of colour, background, texture"),
         ("nothing/like/it", {}, "No data set world:nothing/like/it"),
         ("all", {"n": 0}, "n >= 1 .* not n=0"),
         ("all", {"n": -3}, "not n=-3"),

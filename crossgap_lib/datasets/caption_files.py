@@ -1,7 +1,7 @@
 """Caption files -> rows of a picture's name and its captions, or a Dataset of them.
 
 Of whatever format, a file is first cut into entries: dictionaries that hold a picture's name and its captions under
-names that people use. One function then makes rows of them.
+names that people use. ``_row`` then reads each of them.
 """
 
 import ast
@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,9 @@ from crossgap_lib.datasets.files import (
     read_table,
     read_text,
 )
-from crossgap_lib.errors import CrossgapError
+from crossgap_lib.datasets.named.places import root_and_split
+from crossgap_lib.datasets.named.table import NamedSet
+from crossgap_lib.errors import CrossgapError, one_sentence
 
 # Under which names an entry, or a column of a table, has the picture's file and its captions. The first one counts.
 PICTURE = (
@@ -65,29 +68,41 @@ def read_caption_file(
         path, split = path.parent, path.name
     if not path.is_file():
         raise CrossgapError(f"No such file: {path}; expected is a caption file with its pictures beside it")
-    return with_pictures(spec, path, read_captions(path, split), images)
+    return _with_pictures(spec, path, read_captions(path, split), images)
 
 
-def with_pictures(spec: str, path: Path, rows: list[CaptionRow], images: str | os.PathLike | None) -> Dataset:
+def _with_pictures(spec: str, path: Path, rows: list[CaptionRow], images: str | os.PathLike | None) -> Dataset:
     """The rows of the caption file ``path`` with their pictures, from the folder ``images`` or the usual places."""
     if images is not None:
         folders = [existing_folder(images, "the pictures that the caption file names")]
     else:
         bases = path.parent, path.parent.parent  # COCO: annotations/captions_val2017.json, val2017/*.jpg
         folders = [folder for base in bases for name in ("", *_PICTURE_FOLDERS) if (folder := base / name).is_dir()]
-    return from_listing(
-        spec,
-        path,
-        [row.name for row in rows],
-        [_find(row, folders) for row in rows],
-        folders,
-        captions=[row.captions for row in rows],
-    )
+    paths = [_find(row, folders) for row in rows]
+    captions = tuple(row.captions for row in rows)
+    return from_listing(spec, path, [row.name for row in rows], paths, folders, captions=captions)
 
 
 def _find(row: CaptionRow, folders: list[Path]) -> Path | None:
     candidates = (file_named(folder / inner, row.name) for folder in folders for inner in (row.folder, ""))
     return next((path for path in candidates if path), None)
+
+
+def read_named(
+    row: NamedSet, spec: str, rest: str, *, split: str | None = None, images: str | os.PathLike | None = None
+) -> Dataset:
+    """COCO, Flickr30k and nocaps with their published split: Karpathy's (test by default), or the whole of nocaps.
+
+    For the options see ``load_dataset``.
+    """
+    return _with_pictures(spec, *named_rows(row, rest, split), images)
+
+
+def named_rows(row: NamedSet, rest: str, split: str | None = None) -> tuple[Path, list[CaptionRow]]:
+    """(caption file, its rows). No picture is looked for: text-text retrieval needs none."""
+    root, split = root_and_split(row, rest, split)
+    file = root / row.markers[0]
+    return file, read_captions(file, split if len(row.splits) > 1 else None)
 
 
 def read_captions(path: Path, split: str | None = None) -> list[CaptionRow]:
@@ -101,116 +116,128 @@ def read_captions(path: Path, split: str | None = None) -> list[CaptionRow]:
         CrossgapError: the file can't be read or has no such split; or, unless bad rows are skipped, a picture in it has
             no caption, or a caption is no text or longer than LONGEST.
     """
-    text = read_text(path)
-    try:
-        return _rows(path, *_entries(path, text), split)
-    except json.JSONDecodeError as error:
-        raise CrossgapError(f"{path}: not valid JSON: {error}") from error
-    except CrossgapError as error:
-        raise CrossgapError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
-    except KeyError as error:
-        raise CrossgapError(f"{path}: not a caption file: an entry lacks {error}; read are {_KNOWN}") from error
-    except (TypeError, AttributeError, RecursionError) as error:
-        raise CrossgapError(f"{path}: not a caption file: {error}; read are {_KNOWN}") from error
+    groups: dict[tuple[str, str], list[str]] = {}  # (folder, name): captions; tables have a row for each caption
+    with one_sentence(f"{path}: not a caption file (read are {_KNOWN})"):
+        form, entries = _entries(path)
+        entries = _of_split(path, form, [(where, _small_keys(entry)) for where, entry in entries], split)
+        for folder, name, captions in of_good(lambda numbered: _row(*numbered), entries):
+            groups.setdefault((folder, name), []).extend(filter(None, map(str.strip, captions)))
+    used = {_key(entry, names) for _, entry in entries for names in (PICTURE, CAPTION)}
+    used |= {"filepath", "split"} if split else {"filepath"}
+    if form == "table" and (unused := [name for name in _columns(entries) if name not in used]):
+        warnings.warn(f"{path} has columns that are not used: {', '.join(unused)}", stacklevel=4)
+    if not groups:
+        raise CrossgapError(f"{path}: holds no pictures with captions")
+    if bare := [name for (_, name), captions in groups.items() if not captions]:
+        bad_row(f"{path}: {len(bare)} of {len(groups)} pictures have no caption, the first is {bare[0]!r}", len(bare))
+    return [CaptionRow(name, tuple(captions), folder) for (folder, name), captions in groups.items() if captions]
 
 
 # ---------------------------------------------------------------- formats -> entries
 
-_Entries = Iterable[tuple[str, dict[str, Any]]]  # (where it stands, for messages; entry)
+_Entries = list[tuple[str, dict[str, Any]]]  # (where it stands, for messages; entry)
 
 
-def _entries(path: Path, text: str) -> tuple[str, _Entries]:
+def _entries(path: Path) -> tuple[str, _Entries]:
     """(format, entries): "coco", "karpathy" or "table"."""
+    text = read_text(path)
     start = text.lstrip()
-    if path.suffix.lower() in (".jsonl", ".ndjson"):
-        return "table", _of_lines(path)
-    if start.startswith(("{", "[")):
+    of_lines = path.suffix.lower() in (".jsonl", ".ndjson")
+    if start.startswith(("{", "[")) and not of_lines:
         try:
-            return _of_json(json.loads(text))
+            return _of_json(path, json.loads(text))
         except json.JSONDecodeError as error:
-            if error.msg != "Extra data":  # JSON lines, by another name
-                raise
-        return "table", _of_lines(path)
-    header = start.partition("\n")[0]
+            of_lines = error.msg == "Extra data"  # JSON lines, by another name
+            if not of_lines:
+                raise CrossgapError(f"{path}: can't be read as JSON: {error}") from error
+    if of_lines:
+        return "table", [(f"{path}: line {number}", entry) for number, entry in read_json_lines(path).items()]
     for delimiter in "\t|,;":
-        columns = [name.strip(' "').lower() for name in header.split(delimiter)]
+        columns = [name.strip(' "').lower() for name in start.partition("\n")[0].split(delimiter)]
         if _key(columns, PICTURE) and _key(columns, CAPTION):
-            return "table", [(f"line {number}", row) for number, row in read_table(path, delimiter).items()]
-    return "tokens", _token_lines(text)
+            return "table", [(f"{path}: line {n}", row) for n, row in read_table(path, delimiter).items()]
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    return "tokens", of_good(partial(_token, path), lines)
 
 
-def _of_lines(path: Path) -> _Entries:
-    return [(f"line {number}", entry) for number, entry in read_json_lines(path).items()]
+def _of_json(path: Path, data: Any) -> tuple[str, _Entries]:
+    form = "table"
+    if isinstance(data, dict):
+        wrapped = next((data[key] for key in ("data", "annotations") if isinstance(data.get(key), list)), None)
+        if "images" in data:
+            form, data = ("coco", _coco(path, data)) if "annotations" in data else ("karpathy", data["images"])
+        elif wrapped is not None:
+            data = wrapped
+        elif _key(data, PICTURE):
+            data = [data]
+        else:
+            data = [{"image": name, "captions": captions} for name, captions in data.items()]
+    return form, [(f"{path}: entry {number}", entry) for number, entry in enumerate(data, start=1)]
 
 
-def _of_json(data: Any) -> tuple[str, _Entries]:
-    if isinstance(data, dict) and "annotations" in data:
-        return "coco", _coco(data)
-    if isinstance(data, dict) and "images" in data:
-        return "karpathy", _numbered(data["images"])
-    if isinstance(data, list) or _key(data, PICTURE):
-        return "table", _numbered(data if isinstance(data, list) else [data])
-    return "table", _numbered([{"image": name, "captions": captions} for name, captions in data.items()])
-
-
-def _numbered(entries: list[dict]) -> _Entries:
-    return [(f"entry {number}", entry) for number, entry in enumerate(entries, start=1)]
-
-
-def _coco(data: dict) -> _Entries:
+def _coco(path: Path, data: dict) -> list[dict[str, Any]]:
     captions: dict[Any, list] = {image["id"]: [] for image in data["images"]}
-    orphans = [note for note in data["annotations"] if note["image_id"] not in captions]
+    if twice := len(data["images"]) - len(captions):
+        raise CrossgapError(f"{path}: {twice} images have the id of another one, so that captions can't be told apart")
+    orphans = [note["image_id"] for note in data["annotations"] if note["image_id"] not in captions]
     if orphans:
-        first = orphans[0]["image_id"]
-        bad_row(f"{len(orphans)} image_id of the annotations, as {first}, are not among the images", len(orphans))
+        told = f"{len(orphans)} image_id of the annotations, as {orphans[0]}, are not among the images"
+        bad_row(f"{path}: {told}", len(orphans))
     for note in data["annotations"]:
         captions.get(note["image_id"], []).append(note["caption"])
-    return _numbered([{"file_name": each["file_name"], "captions": captions[each["id"]]} for each in data["images"]])
+    return [{"file_name": each["file_name"], "captions": captions[each["id"]]} for each in data["images"]]
 
 
-def _token_lines(text: str) -> _Entries:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if match := _TOKEN_LINE.fullmatch(line):
-            yield f"line {number}", {"image": match["name"], "caption": match["caption"]}
-        elif line.strip():
-            bad_row(f"line {number} is {line[:60]!r}; read are {_KNOWN}")
+def _token(path: Path, numbered: tuple[int, str]) -> tuple[str, dict[str, Any]]:
+    number, line = numbered
+    match = _TOKEN_LINE.fullmatch(line)
+    if match is None:
+        raise CrossgapError(f"{path}: line {number} is {line[:60]!r}; read are {_KNOWN}")
+    return f"{path}: line {number}", {"image": match["name"], "caption": match["caption"]}
+
+
+def _of_split(path: Path, form: str, entries: _Entries, split: str | None) -> _Entries:
+    splits = {str(entry["split"]) for _, entry in entries if "split" in entry}
+    if split is None and (form != "karpathy" or not splits):
+        return entries
+    split = split or "test"
+    if not splits:
+        raise CrossgapError(f"{path}: only Karpathy files have splits, so split {split!r} can't be picked")
+    if split not in splits | {"all"}:
+        known = ", ".join(sorted(splits | {"all"}))
+        raise CrossgapError(f"{path}: no split {split!r} in this file; there are {known}")
+    wanted = {"all": splits, "train": {"train", "restval"}}.get(split, {split})
+    if lacking := [where for where, entry in entries if "split" not in entry]:
+        bad_row(f"{lacking[0]} names no split", len(lacking))
+    return [(where, entry) for where, entry in entries if str(entry.get("split")) in wanted]
 
 
 # ---------------------------------------------------------------- entries -> rows
 
 
-def _rows(path: Path, form: str, entries: _Entries, split: str | None) -> list[CaptionRow]:
-    groups: dict[tuple[str, str], list[str]] = {}  # (folder, name): captions; tables have a row for each caption
-    columns, used = {}, {"filepath", *(["split"] if split else [])}
+def _row(where: str, entry: dict[str, Any]) -> tuple[str, str, list[str]]:
+    """(folder, name, captions) of an entry."""
+    picture, caption = _key(entry, PICTURE), _key(entry, CAPTION)
+    if picture is None or caption is None:
+        raise CrossgapError(f"{where} lacks {'captions' if picture else 'a picture'}, but has {', '.join(entry)}")
+    name, captions = entry[picture], _several(entry[caption])
+    if not isinstance(name, str) or not name:
+        raise CrossgapError(f"{where}: a file name is expected, not {name!r}")
+    for text in captions:
+        if not isinstance(text, str):
+            raise CrossgapError(f"{where}: a caption of {name!r} is {text!r:.60}, not text")
+        if len(text) > LONGEST:
+            size = f"{len(text)} characters, more than {LONGEST}"
+            raise CrossgapError(f"{where}: a caption of {name!r} has {size}; does each quote close?")
+    return str(entry.get("filepath", "")) if picture != "filepath" else "", name, captions
 
-    def add(numbered: tuple[str, dict]) -> None:
-        where, entry = numbered[0], {str(key).strip().lower(): value for key, value in numbered[1].items()}
-        picture, caption = _key(entry, PICTURE), _key(entry, CAPTION)
-        columns.update(dict.fromkeys(entry))
-        used.update({picture, caption})
-        if picture is None or caption is None:
-            lacks = "a picture" if picture is None else "captions"
-            raise CrossgapError(f"{where} lacks {lacks}, but has {', '.join(entry)}")
-        name, captions = entry[picture], _several(entry[caption])
-        if not isinstance(name, str) or not name:
-            raise CrossgapError(f"{where}: a file name is expected, not {name!r}")
-        for text in captions:
-            if not isinstance(text, str):
-                raise CrossgapError(f"{where}: a caption of {name!r} is {text!r:.60}, not text")
-            if len(text) > LONGEST:
-                size = f"{len(text)} characters, more than {LONGEST}"
-                raise CrossgapError(f"{where}: a caption of {name!r} has {size}; does each quote close?")
-        folder = entry.get("filepath", "") if picture != "filepath" else ""
-        groups.setdefault((str(folder), name), []).extend(filter(None, map(str.strip, captions)))
 
-    of_good(add, _of_split(form, entries, split))
-    if form == "table" and (unused := [name for name in columns if name not in used]):
-        warnings.warn(f"{path} has columns that are not used: {', '.join(unused)}", stacklevel=5)
-    if not groups:
-        raise CrossgapError("holds no pictures with captions")
-    if bare := [name for (_, name), captions in groups.items() if not captions]:
-        bad_row(f"{len(bare)} of {len(groups)} pictures have no caption, the first is {bare[0]!r}", len(bare))
-    return [CaptionRow(name, tuple(captions), folder) for (folder, name), captions in groups.items() if captions]
+def _small_keys(entry: dict) -> dict[str, Any]:
+    return {str(key).strip().lower(): value for key, value in entry.items()}
+
+
+def _columns(entries: _Entries) -> list[str]:
+    return list(dict.fromkeys(name for _, entry in entries for name in entry))
 
 
 def _key(entry: Iterable[str], names: tuple[str, ...]) -> str | None:
@@ -224,19 +251,3 @@ def _several(captions: Any) -> list:
             captions = ast.literal_eval(captions)
     several = captions if isinstance(captions, list) else [captions]
     return [each[_key(each, CAPTION)] if isinstance(each, dict) and _key(each, CAPTION) else each for each in several]
-
-
-def _of_split(form: str, entries: _Entries, split: str | None) -> _Entries:
-    entries = list(entries)
-    splits = {str(entry["split"]) for _, entry in entries if "split" in entry}
-    if split is None and (form != "karpathy" or not splits):
-        return entries
-    split = split or "test"
-    if not splits:
-        raise CrossgapError(f"only Karpathy files have splits, so split {split!r} can't be picked")
-    if split not in splits | {"all"}:
-        raise CrossgapError(f"no split {split!r} in this file; there are {', '.join(sorted(splits | {'all'}))}")
-    wanted = {"all": splits, "train": {"train", "restval"}}.get(split, {split})
-    if lacking := [where for where, entry in entries if "split" not in entry]:
-        bad_row(f"{lacking[0]} names no split", len(lacking))
-    return [(where, entry) for where, entry in entries if str(entry.get("split")) in wanted]

@@ -1,6 +1,5 @@
 """``Dataset``: rows of pictures that are listed now and decoded on demand."""
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -69,12 +68,12 @@ class Dataset:
         )
 
 
-def from_files(spec: str, ids: list[str], paths: list[Path], **columns: Any) -> Dataset:
+def from_files(spec: str, ids: Sequence[str], paths: Sequence[Path], **columns: Any) -> Dataset:
     """The Dataset of n picture files; ``columns`` are further fields of Dataset, such as labels.
 
     The fingerprint holds the ids, and the size and time of each file.
     """
-    stamps = (os.fsencode("\0".join((name, *stamp(path)))) for name, path in zip(ids, paths, strict=True))
+    stamps = ((name, *stamp(path)) for name, path in zip(ids, paths, strict=True))
     load = partial(_load_file, tuple(map(str, paths)))
     return Dataset(spec, np.array(ids, dtype=str), load, digest(stamps), **columns)
 
@@ -85,10 +84,7 @@ def from_listing(
     names: Sequence[str],
     paths: Sequence[Path | None],
     looked_in: Iterable[Path],
-    *,
-    labels: np.ndarray | None = None,
-    captions: Sequence[tuple[str, ...]] | None = None,
-    class_names: tuple[str, ...] = (),
+    **columns: Any,
 ) -> Dataset:
     """The Dataset of the n pictures that the file ``listing`` names; one that is not there is a bad row.
 
@@ -96,29 +92,23 @@ def from_listing(
         names: (n,) as the listing has them; they become the ids.
         paths: (n,) the file of each picture, None where it is not there.
         looked_in: the folders that were searched, for the message.
-        labels, captions: (n,) of each name.
+        columns: further fields of Dataset, such as labels.
 
     Raises:
         CrossgapError: none of the pictures is there.
     """
-    kept = [k for k, path in enumerate(paths) if path]
-    if len(kept) < len(names):
+    there = [k for k, path in enumerate(paths) if path]
+    if len(there) < len(names):
         first = next(name for name, path in zip(names, paths, strict=True) if not path)
         message = (
-            f"{len(names) - len(kept)} of {len(names)} pictures that {listing} names are missing, the first is "
+            f"{len(names) - len(there)} of {len(names)} pictures that {listing} names are missing, the first is "
             f"{first!r}; looked in {', '.join(map(str, looked_in))}"
         )
-        if not kept:
+        if not there:
             raise CrossgapError(message)
-        bad_row(message, len(names) - len(kept))
-    return from_files(
-        spec,
-        [names[k] for k in kept],
-        [paths[k] for k in kept],
-        labels=None if labels is None else labels[kept],
-        captions=None if captions is None else tuple(captions[k] for k in kept),
-        class_names=class_names,
-    )
+        bad_row(message, len(names) - len(there))
+    files = [path or listing / name for name, path in zip(names, paths, strict=True)]  # nothing lies below a file
+    return from_files(spec, names, files, **columns)[there]
 
 
 # These are functions of the module, since a Dataset that is sent to worker processes can't hold closures.

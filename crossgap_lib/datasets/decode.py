@@ -3,8 +3,11 @@
 import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from threading import Condition
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -26,6 +29,9 @@ _UPRIGHT = {  # EXIF orientation -> what turns the stored pixels upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_AT_ONCE = 2**31  # bytes that pictures may take together while threads decode them
+_OF_A_PIXEL = 20  # bytes at most: four of the picture, in each of five states between the file and RGB on white
+_BLOCK = 2**20  # pixels that are scaled at a time: 8 MB in float64
 _PILLOW = re.compile(r"PIL\.")
 _HUSHED = ("ignore", None, Warning, _PILLOW, 0)
 
@@ -35,6 +41,8 @@ def open_picture(source: str | os.PathLike | bytes) -> Image.Image:
 
     EXIF rotation is applied and transparency lies on white. Greyscale of 16 bits or of floats is scaled, not clipped,
     to 8 bits. Of an animation the first frame is taken. Colour profiles are ignored, as CLIP's own preprocessing does.
+
+    Threads that decode large pictures wait for each other, so that together they take 2 GiB, or what the largest takes.
 
     Raises:
         UnreadableImage: the picture can't be decoded whole; the message has the path and the reason (missing, empty,
@@ -51,9 +59,32 @@ def open_picture(source: str | os.PathLike | bytes) -> Image.Image:
 def _decode(data: bytes) -> Image.Image:
     if not data:
         raise ValueError("the file is empty")
-    with Image.open(BytesIO(data), formats=FORMATS) as image:
+    with Image.open(BytesIO(data), formats=FORMATS) as image, _room.taken(image.width * image.height * _OF_A_PIXEL):
         image.load()
         return _rgb(_upright(image))
+
+
+class _Room:
+    """Bytes that threads share: who finds too few left waits, and who needs more than there are waits for all."""
+
+    def __init__(self, most: int):
+        self.most, self.left, self.changed = most, most, Condition()
+
+    @contextmanager
+    def taken(self, size: int) -> Iterator[None]:
+        size = min(size, self.most)
+        with self.changed:
+            self.changed.wait_for(lambda: size <= self.left)
+            self.left -= size
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.left += size
+                self.changed.notify_all()
+
+
+_room = _Room(_AT_ONCE)
 
 
 def _reason(error: Exception) -> str:
@@ -87,14 +118,24 @@ def _grey(image: Image.Image, whites: tuple[int, ...]) -> Image.Image:
     0 becomes black, and the least of ``whites`` that no pixel exceeds becomes white. If a pixel is negative or exceeds
     every white, the least pixel becomes black and the greatest white. NaN becomes black.
     """
-    values = np.asarray(image, dtype=np.float64)  # (h, w)
-    finite = values[np.isfinite(values)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0, 0)
+    rows = max(1, _BLOCK // image.width)
+    parts = np.split(np.asarray(image), range(rows, image.height, rows))  # views (rows, w)
+    finite = [float(end) for part in parts for end in _ends(part[np.isfinite(part)])] or [0.0]
+    low, high = min(finite), max(finite)
     white = next((w for w in whites if low >= 0 and high <= w), None)
     if white is not None:
         low, high = 0, white
-    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-    return Image.fromarray(np.rint((values - low) * (255 / ((high - low) or 1))).astype(np.uint8))
+
+    def scaled(part: np.ndarray) -> np.ndarray:
+        values = np.nan_to_num(part.astype(np.float64), nan=low, posinf=high, neginf=low)
+        return np.rint((values - low) * (255 / ((high - low) or 1))).astype(np.uint8)
+
+    return Image.fromarray(np.concatenate([scaled(part) for part in parts]))
+
+
+def _ends(values: np.ndarray) -> tuple:
+    """The least and the greatest value, where there are any."""
+    return (values.min(), values.max()) if values.size else ()
 
 
 def _hush_pillow() -> None:

@@ -36,10 +36,10 @@ def skipping(name: str, skip_bad: bool | None = None) -> Iterator[None]:
         yield
     finally:
         _left_out.reset(token)
-    if notes:
-        reasons = "; ".join(reason for _, reason in notes[:3]) + ("; ..." if len(notes) > 3 else "")
-        count = sum(n for n, _ in notes)
-        warnings.warn(f"{name}: {count} bad row{'s are' if count > 1 else ' is'} left out: {reasons}", stacklevel=4)
+        if notes:
+            reasons = "; ".join(reason for _, reason in notes[:3]) + ("; ..." if len(notes) > 3 else "")
+            count = sum(n for n, _ in notes)
+            warnings.warn(f"{name}: {count} bad row{'s are' if count > 1 else ' is'} left out: {reasons}", stacklevel=4)
 
 
 def bad_row(reason: str, count: int = 1) -> None:
@@ -62,6 +62,16 @@ def of_good(read: Callable[[T], U], rows: Iterable[T]) -> list[U]:
             found.append(read(row))
         except CrossgapError as error:
             bad_row(str(error))
+    return found
+
+
+def keyed(path: Path, pairs: Iterable[tuple[T, U]]) -> dict[T, U]:
+    """{key: value} of pairs that the file ``path`` holds. A key that was there already is a bad row."""
+    found: dict[T, U] = {}
+    for key, value in pairs:
+        if key in found:
+            bad_row(f"{path} names {key!r} twice")
+        found.setdefault(key, value)
     return found
 
 
@@ -112,12 +122,17 @@ def read_fields(path: Path, n: int) -> list[list[str]]:
     return of_good(fields, read_lines(path).items())
 
 
+def parse_json(text: str, where: str) -> Any:
+    """What JSON text holds. Raises CrossgapError, which begins with ``where``, if it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CrossgapError(f"{where} can't be read as JSON: {error}") from error
+
+
 def read_json(path: Path) -> Any:
     """What a JSON file holds. Raises CrossgapError where it can't be read."""
-    try:
-        return json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise CrossgapError(f"{path} can't be read as JSON: {error}") from error
+    return parse_json(read_text(path), str(path))
 
 
 def read_json_lines(path: Path) -> dict[int, dict]:
@@ -128,10 +143,7 @@ def read_json_lines(path: Path) -> dict[int, dict]:
 
     def numbered_object(numbered: tuple[int, str]) -> tuple[int, dict]:
         number, line = numbered
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise CrossgapError(f"{path}: line {number} can't be read as JSON: {error}") from error
+        found = parse_json(line, f"{path}: line {number}")
         if not isinstance(found, dict):
             raise CrossgapError(f"{path}: line {number} is {line[:60]!r}, no JSON object")
         return number, found
@@ -147,6 +159,8 @@ def read_table(path: Path, delimiter: str) -> dict[int, dict[str, str]]:
     """
     rows = {number: cells for number, cells in _cells(path, delimiter) if any(cells)}
     header = [name.lower() for name in rows.pop(min(rows, default=0), [])]
+    if twice := sorted({name for name in header if name and header.count(name) > 1}):
+        raise CrossgapError(f"{path}: two columns are called {twice[0]!r}: rename one of them")
 
     def row(numbered: tuple[int, list[str]]) -> tuple[int, dict[str, str]]:
         number, cells = numbered
@@ -197,11 +211,6 @@ def subfolders(root: Path) -> list[Path]:
     return sorted(path for path in inside if path.is_dir() and not path.name.startswith("."))
 
 
-def pictures_in(folder: Path, deep: bool = True) -> list[Path]:
-    """The picture files in ``folder``, with ``deep`` also in its subfolders; see ``files_in``."""
-    return files_in(folder, deep)[0]
-
-
 def files_in(folder: Path, deep: bool = True) -> tuple[list[Path], list[Path]]:
     """(pictures, other files) in ``folder``, with ``deep`` also in its subfolders, 2.jpg before 10.jpg.
 
@@ -236,10 +245,14 @@ def natural(name: str) -> tuple:
     return [int(part) if k % 2 else part for k, part in enumerate(parts)], name
 
 
-def stamp(path: str | os.PathLike) -> tuple[str, str]:
-    """(size in bytes, time of the last change in ns) of a file, as text; two empty strings where there is no file."""
+def stamp(path: str | os.PathLike) -> tuple[str, ...]:
+    """What changes when a file does, as text: its size in bytes, and the times in ns when its content and it changed.
+
+    The second time can't be set back, so that a picture of equal size and time is noticed, too. Where there is no file,
+    as behind a dangling link, nothing; the link stays a row, so that decoding reports it.
+    """
     try:
         stat = os.stat(path)
-    except OSError:  # a dangling link stays a row, so that decoding reports it
-        return "", ""
-    return str(stat.st_size), str(stat.st_mtime_ns)
+    except (OSError, ValueError):  # ValueError: no file can have this name
+        return ()
+    return str(stat.st_size), str(stat.st_mtime_ns), str(stat.st_ctime_ns)

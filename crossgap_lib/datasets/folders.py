@@ -1,4 +1,4 @@
-"""Folders of pictures as people have them: one folder for each class, and both layouts of dogs-vs-cats."""
+"""Folders of pictures as people have them: a folder for each class, both layouts of dogs-vs-cats, and ImageNet."""
 
 import re
 import unicodedata
@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from crossgap_lib.datasets.dataset import Dataset, from_files
-from crossgap_lib.datasets.files import existing_folder, files_in, subfolders
+from crossgap_lib.datasets.files import bad_row, existing_folder, files_in, keyed, read_fields, subfolders
+from crossgap_lib.datasets.named.lookup import placement
+from crossgap_lib.datasets.named.places import root_and_split
+from crossgap_lib.datasets.named.table import NamedSet
 from crossgap_lib.errors import CrossgapError
 
 _SPLIT = re.compile(r"(train(ing|val)?|val(id(ation)?)?|test(ing)?|dev|eval)[ _-]?(set|split|data|images)?\d*", re.I)
@@ -62,7 +65,7 @@ def read_folder(spec: str, rest: str) -> Dataset:
     notes += no_pictures([*groups.values(), outside])
     if not classes:
         raise CrossgapError("; ".join([f"No pictures in {root}; expected is CLASS/*.jpg, a folder a class", *notes]))
-    names = tuple(re.sub("[_-]+", " ", unicodedata.normalize("NFC", name)).strip() for name in classes)
+    names = tuple(re.sub("[_-]+", " ", unicodedata.normalize("NFC", name)).strip() or name for name in classes)
     if len(set(names)) < len(names):
         raise CrossgapError(f"Two class folders in {root} have the same name once _ and - are spaces: {list(classes)}")
     return labelled(spec, root, names, list(classes.values()), [*notes, *_a_level_deeper(root, classes)])
@@ -89,6 +92,35 @@ def _a_level_deeper(root: Path, classes: dict[str, list[Path]]) -> list[str]:
         return []
     inner = ", ".join(sorted(below[0])[:3])
     return [f"no picture lies in a class folder itself; if the classes are {inner}, ... read folder:{first}"]
+
+
+def read_imagenet(row: NamedSet, spec: str, rest: str, *, split: str | None = None) -> Dataset:
+    """ImageNet as CoOp lays it out: classnames.txt ("n01440764 tench") and images/{train,val} with a folder a class.
+
+    As CoOp does, the validation pictures are the test. Labels number the classes in the order of their folder names.
+
+    Raises:
+        CrossgapError: classnames.txt or the pictures are missing, or a folder is not in classnames.txt.
+    """
+    root, split = root_and_split(row, rest, split)
+    name_of = keyed(root / "classnames.txt", read_fields(root / "classnames.txt", 2))
+    part = {"train": "train", "val": "val", "test": "val"}[split]
+    base = next((folder for folder in (root / "images" / part, root / part) if folder.is_dir()), None)
+    if base is None:
+        raise CrossgapError(f"No folder images/{part} in {root} ({placement(row.name)}).")
+    groups = {folder.name: files_in(folder) for folder in subfolders(base)}
+    for name in sorted(groups.keys() - name_of.keys()):
+        bad_row(f"{base}: folder {name!r} is not in classnames.txt", len(groups.pop(name)[0]))
+    loose = len(files_in(base, deep=False)[0])
+    unsorted = f"{loose} pictures lie in no class folder; ImageNet's val is sorted into them by valprep.sh"
+    if not any(pictures for pictures, _ in groups.values()):
+        raise CrossgapError(
+            f"No pictures in the class folders of {base} ({unsorted if loose else placement(row.name)})."
+        )
+    notes = ([unsorted] if loose else []) + no_pictures(groups.values())
+    order = sorted(name_of)
+    pictures = [groups.get(folder, ([], []))[0] for folder in order]
+    return labelled(spec, base.parent, tuple(name_of[folder] for folder in order), pictures, notes)
 
 
 def no_pictures(groups: Iterable[Group]) -> list[str]:

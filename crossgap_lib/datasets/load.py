@@ -1,13 +1,14 @@
 """``load_dataset(spec)`` -> Dataset: which reader a spec means."""
 
 from collections.abc import Callable
+from functools import partial
 
 from crossgap_lib.datasets import tars
-from crossgap_lib.datasets.caption_files import read_caption_file
+from crossgap_lib.datasets.caption_files import read_caption_file, read_named
 from crossgap_lib.datasets.dataset import Dataset
 from crossgap_lib.datasets.files import skipping
-from crossgap_lib.datasets.folders import read_dogs_vs_cats, read_folder
-from crossgap_lib.datasets.named import attributes, coco, imagenet, landmarks, lists
+from crossgap_lib.datasets.folders import read_dogs_vs_cats, read_folder, read_imagenet
+from crossgap_lib.datasets.named import landmarks, lists
 from crossgap_lib.datasets.named.lookup import unknown
 from crossgap_lib.datasets.named.table import SETS
 from crossgap_lib.datasets.world import world_dataset
@@ -22,9 +23,8 @@ _READERS: dict[str, Callable[..., Dataset]] = {  # called with (spec, what follo
 }
 _FAMILIES: dict[str, Callable[..., Dataset]] = {  # of named sets; called with (row of the table, spec, rest, **options)
     **dict.fromkeys(lists.READERS, lists.read),
-    "attributes": attributes.read,
-    "captions": coco.read,
-    "imagenet": imagenet.read,
+    "captions": read_named,
+    "imagenet": read_imagenet,
     "landmarks": landmarks.read,
 }
 _EXAMPLES = {"world": "dogs-vs-cats", "captions": "FILE", "wds": "PATH/{00..09}.tar"}
@@ -58,9 +58,11 @@ def load_dataset(spec: str, *, skip_bad: bool | None = None, skip_missing: bool 
     if not rest:
         raise CrossgapError(f"{spec!r} lacks what comes after the colon: {prefix}:{_EXAMPLES.get(prefix, 'PATH')}")
     with skipping(spec, skip_missing if skip_bad is None else skip_bad):
-        if prefix not in SETS:
-            return _READERS[prefix](spec, rest, **options)
-        row = SETS[prefix]
-        if row.texts_only:
+        row = SETS.get(prefix)
+        if row and row.texts_only:
             raise CrossgapError(f"{row.name} holds texts and no pictures: load_texts({spec!r}) reads it")
-        return _FAMILIES[row.family](row, spec, rest, **options)
+        read = partial(_FAMILIES[row.family], row) if row else _READERS[prefix]
+        found = read(spec, rest, **options)
+        if not len(found):
+            raise CrossgapError(f"{spec} holds no pictures, or none of its rows is good")
+        return found

@@ -1,5 +1,6 @@
 """``load_retrieval(spec)`` -> RetrievalSet: queries, gallery, and what is relevant to which query."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,12 +10,13 @@ import numpy as np
 from PIL import Image
 
 from crossgap_lib.datasets.dataset import Dataset, from_files
-from crossgap_lib.datasets.files import absolute, existing_folder, pictures_in
+from crossgap_lib.datasets.files import absolute, existing_folder, files_in
+from crossgap_lib.datasets.folders import no_pictures
 from crossgap_lib.datasets.load import load_dataset
-from crossgap_lib.datasets.named.landmarks import DIFFICULTIES, GroundTruth, read_truth
+from crossgap_lib.datasets.named.landmarks import DIFFICULTIES, read_truth
 from crossgap_lib.datasets.named.places import root_of
 from crossgap_lib.datasets.named.table import SETS, NamedSet
-from crossgap_lib.errors import CrossgapError
+from crossgap_lib.errors import CrossgapError, did_you_mean
 from crossgap_lib.store import digest
 
 _TWO_SPLITS = ("coop", "aircraft", "imagenet")  # families whose test split is the queries, and train the gallery
@@ -109,41 +111,34 @@ def _words(protocol: str, queries: Dataset, gallery: Dataset, relevance: str) ->
 def _landmarks(
     row: NamedSet, spec: str, difficulty: str, crop: bool, distractors: str | None, options: dict[str, Any]
 ) -> RetrievalSet:
+    if difficulty not in DIFFICULTIES:
+        known = f"{', '.join(DIFFICULTIES)}.{did_you_mean(difficulty, DIFFICULTIES)}"
+        raise CrossgapError(f"There is no difficulty {difficulty!r}; there are {known}")
+    positive, junk = DIFFICULTIES[difficulty]
     truth = read_truth(root_of(row, absolute(spec.partition(":")[2])) / row.markers[0])
-    relevant, junk = _judged(truth, difficulty)
     queries = load_dataset(spec, split="queries", crop_queries=crop, **options)
     gallery = load_dataset(spec, split="gallery", **options)
     if distractors:
         gallery = concatenated(spec, [gallery, _distractors(distractors)], ("", "distractors/"))
-    words = _words(_said(difficulty, crop, distractors), queries, gallery, f"judged {difficulty}")
-    return RetrievalSet(spec, queries, gallery, words, ap="trapezoid", relevant=relevant, junk=junk)
-
-
-def _judged(truth: GroundTruth, difficulty: str) -> tuple[dict[str, frozenset[str]], dict[str, frozenset[str]]]:
-    rows = [truth.rows(k, difficulty) for k in range(len(truth.queries))]
-    ids = [f"{name}.jpg" for name in truth.gallery]
-    named = [[frozenset(ids[k] for k in kind) for kind in both] for both in rows]  # (q,) [relevant, junk]
-    names = [f"{query}.jpg" for query in truth.queries]
-    return tuple(dict(zip(names, column, strict=True)) for column in zip(*named, strict=True))
-
-
-def _said(difficulty: str, crop: bool, distractors: str | None) -> str:
-    positive, junk = (" and ".join(kinds) for kinds in DIFFICULTIES[difficulty])
-    box = "cropped to their box" if crop else "not cropped"
-    more = f", with distractors of {distractors}" if distractors else ""
-    return (
-        f"queries are {box}{more}; positives are {positive}, {junk} take no rank; AP is the area "
-        "under the precision-recall curve, by trapezoids"
+    said = (
+        f"queries are {'cropped to their box' if crop else 'not cropped'}"
+        f"{f', with distractors of {distractors}' if distractors else ''}; positives are {' and '.join(positive)}, "
+        f"{' and '.join(junk)} take no rank; AP is the area under the precision-recall curve, by trapezoids"
     )
+    words = _words(said, queries, gallery, f"judged {difficulty}")
+    judged = {"relevant": truth.judged_as(positive), "junk": truth.judged_as(junk)}
+    return RetrievalSet(spec, queries, gallery, words, ap="trapezoid", **judged)
 
 
 def _distractors(spec: str) -> Dataset:
     if spec.startswith("wds:"):
         return load_dataset(spec)
     root = existing_folder(spec, "distractor pictures")
-    paths = pictures_in(root)
+    paths, others = files_in(root)
     if not paths:
         raise CrossgapError(f"No distractor pictures in {root}")
+    for note in no_pictures([([], others)]):
+        warnings.warn(f"{root}: {note}", stacklevel=4)
     return from_files(spec, [path.relative_to(root).as_posix() for path in paths], paths)
 
 

@@ -4,25 +4,22 @@ The headers of each tar are read once, for the place of every file. Each picture
 own, since threads that share one would move it for each other.
 """
 
-import json
 import os
 import re
 import tarfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from crossgap_lib.datasets.dataset import Dataset
 from crossgap_lib.datasets.decode import EXTENSIONS, open_picture
-from crossgap_lib.datasets.files import absolute, of_good, read_lines, stamp
+from crossgap_lib.datasets.files import absolute, of_good, parse_json, read_lines, stamp
 from crossgap_lib.errors import CrossgapError, UnreadableImage
 from crossgap_lib.store import digest
 
@@ -33,23 +30,9 @@ _LABEL = ("cls", "label", "labels", "class", "class_id", "target")
 _CAPTION = ("txt", "captions", "caption", "texts", "text", "title", "description")
 _MOST_SHARDS = 100_000
 
-
-@dataclass(frozen=True)
-class _Part:
-    """Where one file of a sample lies."""
-
-    tar: int  # number of the tar in the spec
-    offset: int  # bytes from the start of the tar
-    size: int  # bytes
-
-
-@dataclass
-class _Sample:
-    parts: dict[str, _Part] = field(default_factory=dict)  # extension -> place
-
-    @property
-    def picture(self) -> _Part | None:
-        return next((part for ending, part in self.parts.items() if f".{ending}" in EXTENSIONS), None)
+_Place = tuple[int, int, int]  # of a file: the number of its tar, its offset there and its size, in bytes
+_Sample = dict[str, _Place]  # of the files of a sample, by their endings
+_Facts = tuple[int | None, tuple[str, ...] | None]  # (label, captions) of a sample; None for what it does not have
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -93,51 +76,52 @@ def read(spec: str, rest: str) -> Dataset:
         CrossgapError: a tar is missing, compressed or no tar, there are no pictures, or a label is no whole number.
     """
     tars = [absolute(path) for path in expand_braces(rest)]
-    missing = [tar for tar in tars if not tar.is_file()]
-    if missing:
+    if missing := [tar for tar in tars if not tar.is_file()]:
         raise CrossgapError(f"{len(missing)} of {len(tars)} tars are missing, the first is {missing[0]}")
-    unused: Counter[str] = Counter()  # kinds of files, and how many of each are not used
-    samples = _samples(tars, unused)
-    pictured = {key: sample for key, sample in samples.items() if sample.picture}
+    unused: Counter[str] = Counter()  # what is left out, in words, and how often
+    pictured = {key: sample for key, sample in _samples(tars, unused).items() if _picture(sample)}
     if not pictured:
         raise CrossgapError(f"{spec} holds no pictures")
     facts = dict(of_good(lambda each: (each[0], _facts(tars, *each, unused)), pictured.items()))
     has_label, has_caption = (any(fact[k] is not None for fact in facts.values()) for k in (0, 1))
-    kept = [
-        key for key, (label, captions) in facts.items()
+    kept = {
+        key: (label, captions) for key, (label, captions) in facts.items()
         if not (has_label and label is None) and not (has_caption and captions is None)
-    ]  # fmt: skip
-    _warn_of_left_out(spec, len(samples), len(pictured), len(facts) - len(kept), unused)
+    }  # fmt: skip
     if not kept:
         raise CrossgapError(f"{spec}: no sample has both a label and a caption, as some have the one or the other")
-    labels = np.array([facts[key][0] for key in kept], dtype=np.int64) if has_label else None
-    captions = tuple(facts[key][1] for key in kept) if has_caption else None
-    class_names = _class_names(tars[0].parent, labels) if has_label else ()
-    return _dataset(spec, tars, {key: pictured[key].picture for key in kept}, labels, captions, class_names)
+    unused["samples that lack the label or caption of others"] += len(facts) - len(kept)
+    if said := ", ".join(f"{count} {kind}" for kind, count in unused.items() if count):
+        warnings.warn(f"{spec} leaves out {said}", stacklevel=4)
+    labels = np.array([label for label, _ in kept.values()], dtype=np.int64) if has_label else None
+    ids = np.array(list(kept), dtype=str)
+    places = np.array([_picture(pictured[key]) for key in kept], dtype="<i8")  # (n, 3)
+    return Dataset(
+        spec,
+        ids,
+        partial(_load, tuple(map(str, tars)), places, ids),
+        digest([*((tar.name, *stamp(tar)) for tar in tars), *kept, places.tobytes()]),
+        labels=labels,
+        class_names=_class_names(tars[0].parent, labels) if has_label else (),
+        captions=tuple(captions for _, captions in kept.values()) if has_caption else None,
+    )
 
 
-def _dataset(
-    spec: str, tars: list[Path], parts: dict[str, _Part], labels: np.ndarray | None, captions: Any, names: tuple
-) -> Dataset:
-    places = np.array([(part.tar, part.offset, part.size) for part in parts.values()], dtype="<i8")  # (n, 3)
-    ids = np.array(list(parts), dtype=str)
-    stamps = ["\0".join((tar.name, *stamp(tar))).encode() for tar in tars]
-    made = digest([*stamps, "\0".join(ids.tolist()).encode(), places.tobytes()])
-    load = partial(_load, tuple(map(str, tars)), places, ids)
-    return Dataset(spec, ids, load, made, labels=labels, class_names=names, captions=captions)
+def _picture(sample: _Sample) -> _Place | None:
+    return next((place for ending, place in sample.items() if f".{ending}" in EXTENSIONS), None)
 
 
 def _load(tars: tuple[str, ...], places: np.ndarray, ids: np.ndarray, i: int) -> Image.Image:
-    tar, offset, size = places[i]
-    name = f"{tars[tar]}: {ids[i]}"
     try:
-        return open_picture(_bytes(tars[tar], int(offset), int(size)))
+        return open_picture(_bytes(tars, places[i]))
     except (OSError, UnreadableImage) as error:
-        raise UnreadableImage(f"{name}: {str(error).removeprefix('<bytes>: ')}") from error
+        told = str(error).removeprefix("<bytes>: ")
+        raise UnreadableImage(f"{tars[places[i][0]]}: {ids[i]}: {told}") from error
 
 
-def _bytes(tar: str | Path, offset: int, size: int) -> bytes:
-    with open(tar, "rb") as file:
+def _bytes(tars: Sequence[str | Path], place: Sequence[int]) -> bytes:
+    tar, offset, size = place
+    with open(tars[tar], "rb") as file:
         file.seek(offset)
         data = file.read(size)
     if len(data) < size:
@@ -153,13 +137,14 @@ def _samples(tars: list[Path], unused: Counter[str]) -> dict[str, _Sample]:
     samples: dict[str, _Sample] = {}
     for number, tar in enumerate(tars):
         prefix = tar.stem if len({each.stem for each in tars}) == len(tars) else f"{number}-{tar.stem}"
-        for name, offset, size in _members(tar, unused):
+        for name, *span in _members(tar, unused):
             folder, _, base = name.rpartition("/")
             stem, _, ending = base.partition(".")  # WebDataset: the key ends at the first dot
-            key = "/".join(filter(None, (prefix, folder, stem)))
-            part = _Part(number, offset, size)
-            if samples.setdefault(key, _Sample()).parts.setdefault(ending.lower(), part) is not part:
-                unused["of a name that was there already"] += 1
+            sample = samples.setdefault("/".join(filter(None, (prefix, folder, stem))), {})
+            if ending.lower() in sample:
+                unused["files of a name that was there already"] += 1
+            sample.setdefault(ending.lower(), (number, *span))
+    unused["samples without a picture"] += sum(not _picture(sample) for sample in samples.values())
     return samples
 
 
@@ -180,7 +165,7 @@ def _members(tar: Path, unused: Counter[str]) -> Iterator[tuple[str, int, int]]:
                     folder = os.path.dirname(name) if member.issym() else ""
                     target = os.path.normpath(os.path.join(folder, member.linkname))
                     if target not in places:
-                        unused["that are links to files which the tar does not hold before them"] += 1
+                        unused["links to files that the tar does not hold before them"] += 1
                         continue
                     places[name] = places[target]
                 if name in places and not os.path.basename(name).startswith("."):
@@ -195,55 +180,31 @@ def _members(tar: Path, unused: Counter[str]) -> Iterator[tuple[str, int, int]]:
         warnings.warn(f"{tar} has no end: it was cut off, and what came after is missing", stacklevel=6)
 
 
-_Facts = tuple[int | None, tuple[str, ...] | None]  # (label, captions) of a sample; None for what it does not have
-
-
 def _facts(tars: list[Path], key: str, sample: _Sample, unused: Counter[str]) -> _Facts:
-    notes = _json(tars, key, sample.parts["json"]) if "json" in sample.parts else {}
-    for ending, part in sample.parts.items():
+    notes = parse_json(_text(tars, key, sample["json"]), f"the .json of {key}") if "json" in sample else {}
+    notes = notes if isinstance(notes, dict) else {}
+    for ending, place in sample.items():
         if ending in _LABEL:
-            notes[ending] = _text(tars, key, part)
+            notes[ending] = _text(tars, key, place)
         elif ending in _CAPTION:
-            notes[ending] = _text(tars, key, part).split("\n")
-        elif ending != "json" and part is not sample.picture:
-            unused[f".{ending}"] += 1
-    label, captions = _first(notes, _LABEL), _first(notes, _CAPTION)
+            notes[ending] = _text(tars, key, place).split("\n")
+        elif ending != "json" and place is not _picture(sample):
+            unused[f".{ending} files"] += 1
+    label, captions = (next((notes[k] for k in keys if notes.get(k) is not None), None) for keys in (_LABEL, _CAPTION))
     if label is not None and not re.fullmatch(r"\d{1,9}", str(label)):
         raise CrossgapError(f"{key}: the label must be a whole number, not {str(label)[:40]!r}")
     if label is None and captions is None and notes:
-        unused[f"with a .json that has no label and no caption, but {', '.join(map(str, notes))}"[:200]] += 1
+        unused[f".json files without label and caption, but with {', '.join(notes)}"[:200]] += 1
     several = captions if isinstance(captions, list) else [captions]
     stripped = tuple(str(caption).strip() for caption in several if caption is not None)
     return None if label is None else int(label), tuple(filter(None, stripped)) or None
 
 
-def _first(notes: dict, keys: tuple[str, ...]) -> Any:
-    return next((notes[key] for key in keys if notes.get(key) is not None), None)
-
-
-def _text(tars: list[Path], key: str, part: _Part) -> str:
+def _text(tars: list[Path], key: str, place: _Place) -> str:
     try:
-        return _bytes(tars[part.tar], part.offset, part.size).decode().strip()
+        return _bytes(tars, place).decode().strip()
     except (UnreadableImage, UnicodeDecodeError) as error:
-        raise CrossgapError(f"{tars[part.tar]}: the text of {key} can't be read: {error}") from error
-
-
-def _json(tars: list[Path], key: str, part: _Part) -> dict:
-    try:
-        notes = json.loads(_text(tars, key, part))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise CrossgapError(f"{tars[part.tar]}: the JSON of {key} can't be read: {error}") from error
-    return notes if isinstance(notes, dict) else {}
-
-
-def _warn_of_left_out(spec: str, total: int, pictured: int, lacking: int, unused: Counter[str]) -> None:
-    reasons = (total - pictured, "hold no picture"), (lacking, "lack the label or caption that others have")
-    said = " and ".join(f"{count} {why}" for count, why in reasons if count)
-    kinds = ", ".join(f"{count} {kind}" for kind, count in unused.items())
-    notes = [f"of {total} samples {said}; they are left out"] if said else []
-    notes += [f"files that are not used: {kinds}"] if kinds else []
-    if notes:
-        warnings.warn(f"{spec}: {'; '.join(notes)}", stacklevel=5)
+        raise CrossgapError(f"{tars[place[0]]}: the text of {key} can't be read: {error}") from error
 
 
 def _class_names(folder: Path, labels: np.ndarray) -> tuple[str, ...]:

@@ -1,18 +1,25 @@
-"""``load_texts(spec)`` -> TextCollection: queries, corpus and what is relevant (Cross the Gap, Tables 2 and A5)."""
+"""``load_texts(spec)`` -> TextCollection: queries, corpus and what is relevant (Cross the Gap, Tables 2 and A5).
+
+BEIR's form, which NanoBEIR has, is a corpus, queries and judgements (qrels), in Parquet, JSON lines or TSV. Of texts
+with classes, a sentence on each class (see table.toml) asks for its texts: 20 Newsgroups (Lang 1995) is the tree
+20news-bydate-test/GROUP/NUMBER, which ``crossgap fetch`` writes, and IMDB's reviews of films (Maas et al. 2011) are
+{test,train}/{pos,neg}/*.txt, or the Parquet files of the hub.
+"""
 
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from crossgap_lib.datasets.files import absolute, read_json_lines, skipping
-from crossgap_lib.datasets.named import beir, text_folders
-from crossgap_lib.datasets.named.coco import caption_rows
-from crossgap_lib.datasets.named.collection import TextCollection, id_and_text
-from crossgap_lib.datasets.named.lookup import unknown
+from crossgap_lib.datasets.caption_files import named_rows
+from crossgap_lib.datasets.files import absolute, files_in, of_good, read_json_lines, read_text, skipping, subfolders
+from crossgap_lib.datasets.named.collection import ROWS_OF, TextCollection, id_and_text
+from crossgap_lib.datasets.named.lookup import placement, unknown
+from crossgap_lib.datasets.named.places import root_and_split, root_of
 from crossgap_lib.datasets.named.table import SETS, NamedSet
 from crossgap_lib.errors import CrossgapError
 
@@ -53,21 +60,6 @@ def load_texts(
     return made
 
 
-def _first_captions(row: NamedSet, spec: str, rest: str, split: str | None = None) -> TextCollection:
-    _, rows = caption_rows(row, rest, split)
-    count = [len(each.captions) for each in rows]
-    return TextCollection(
-        spec,
-        queries=tuple(each.captions[0] for each in rows),
-        query_ids=tuple(f"{each.name}#0" for each in rows),
-        corpus=tuple(caption for each in rows for caption in each.captions),
-        corpus_ids=tuple(f"{each.name}#{k}" for each in rows for k in range(len(each.captions))),
-        protocol=f"{row.protocol}; the query itself is removed",
-        query_labels=np.arange(len(rows)),
-        corpus_labels=np.repeat(np.arange(len(rows)), count),
-    )
-
-
 def _replaced(path: str | Path, ids: Sequence[str], texts: Sequence[str]) -> tuple[str, ...]:
     file = absolute(path)
     given = id_and_text(file, read_json_lines(file).values())
@@ -79,8 +71,120 @@ def _replaced(path: str | Path, ids: Sequence[str], texts: Sequence[str]) -> tup
     return tuple(given.get(name, text) for name, text in zip(ids, texts, strict=True))
 
 
+def _first_captions(row: NamedSet, spec: str, rest: str, split: str | None = None) -> TextCollection:
+    _, rows = named_rows(row, rest, split)
+    return TextCollection(
+        spec,
+        queries=tuple(each.captions[0] for each in rows),
+        query_ids=tuple(f"{each.name}#0" for each in rows),
+        corpus=tuple(caption for each in rows for caption in each.captions),
+        corpus_ids=tuple(f"{each.name}#{k}" for each in rows for k in range(len(each.captions))),
+        protocol=f"{row.protocol}; the query itself is removed",
+        query_labels=np.arange(len(rows)),
+        corpus_labels=np.repeat(np.arange(len(rows)), [len(each.captions) for each in rows]),
+    )
+
+
+# ---------------------------------------------------------------- BEIR
+
+
+def _beir(row: NamedSet, spec: str, rest: str) -> TextCollection:
+    """The queries to which some text is relevant, against the whole corpus."""
+    root = root_of(row, absolute(rest))
+    corpus, queries = (id_and_text(root / part, _part(row, root, part)) for part in ("corpus", "queries"))
+    judged = of_good(partial(_judgement, root / "qrels", queries, corpus), _part(row, root, "qrels"))
+    pairs = [(query, text) for query, text, score in judged if score > 0]
+    asked = tuple(name for name in queries if name in {query for query, _ in pairs})
+    line, column = ({name: k for k, name in enumerate(names)} for names in (asked, corpus))
+    relevant = np.zeros((len(asked), len(corpus)), dtype=bool)
+    for query, text in pairs:
+        relevant[line[query], column[text]] = True
+    texts = tuple(queries[name] for name in asked)
+    return TextCollection(spec, texts, asked, tuple(corpus.values()), tuple(corpus), row.protocol, relevant=relevant)
+
+
+def _part(row: NamedSet, root: Path, part: str) -> list[dict]:
+    """The rows of "corpus", "queries" or "qrels": a folder of Parquet, JSON lines or TSV files, or PART.jsonl."""
+    inside = sorted(path for path in (root / part).glob("*") if path.suffix in ROWS_OF)
+    files = inside or [path for path in (root / f"{part}.jsonl",) if path.is_file()]
+    if not files:
+        raise CrossgapError(f"No {part} in {root} ({placement(row.name)}).")
+    return [entry for file in files for entry in ROWS_OF[file.suffix](file)]
+
+
+def _judgement(file: Path, queries: dict, corpus: dict, judged: dict) -> tuple[str, str, float]:
+    """(query, text, score) of a row of the qrels; where it has no score, the text is relevant."""
+    query, text, score = judged.get("query-id"), judged.get("corpus-id"), judged.get("score", 1)
+    if query is None or text is None:
+        raise CrossgapError(f"{file}: a judgement needs query-id and corpus-id, but is {str(judged)[:80]}")
+    if str(query) not in queries or str(text) not in corpus:
+        raise CrossgapError(f"{file}: the pair {(query, text)} is not among queries and corpus")
+    try:
+        return str(query), str(text), float(score)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CrossgapError(f"{file}: the score {str(score)[:40]!r} is no number") from error
+
+
+# ---------------------------------------------------------------- texts with classes
+
+_Text = tuple[str, str, str]  # id, class, text
+
+
+def _of_classes(row: NamedSet, spec: str, rest: str, *, split: str | None = None) -> TextCollection:
+    """The queries of the classes that there are, against the texts of a split, or of both ("all")."""
+    root, split = root_and_split(row, rest, split)
+    parts = ("train", "test") if split == "all" else (split,)
+    texts = [each for part in parts for each in (_in_folders(row, root, part) or _in_parquet(row, root, part))]
+    classes = [name for name in row.queries if name in {kind for _, kind, _ in texts}]
+    if len(classes) < 2:
+        raise CrossgapError(f"No {split} texts of two classes in {root} ({placement(row.name)}).")
+    texts.sort(key=lambda each: classes.index(each[1]))  # stable, so that each class keeps its order
+    return TextCollection(
+        spec,
+        queries=tuple(row.queries[name] for name in classes),
+        query_ids=tuple(classes),
+        corpus=tuple(text.replace("<br />", " ").strip() for *_, text in texts),
+        corpus_ids=tuple(name for name, *_ in texts),
+        protocol=row.protocol,
+        query_labels=np.arange(len(classes)),
+        corpus_labels=np.array([classes.index(kind) for _, kind, _ in texts], dtype=np.int64),
+    )
+
+
+def _in_folders(row: NamedSet, root: Path, part: str) -> list[_Text]:
+    """Texts of a folder for each class; a warning names the folders that are no classes.
+
+    Ids are paths from ``root``, or, of sets whose splits are not read together, from the folder of the split.
+    """
+    base = root / row.texts.format(part)
+    start = root if "all" in row.splits else base
+    folders = {folder.name: folder for folder in subfolders(base)}
+    if strange := sorted(folders.keys() - row.queries.keys()):
+        warnings.warn(f"{base} holds folders that are no classes and not used: {', '.join(strange)}", stacklevel=5)
+    files = [path for name in folders if name in row.queries for path in files_in(folders[name], deep=False)[1]]
+
+    def text(file: Path) -> _Text:
+        return file.relative_to(start).as_posix(), file.parent.name, read_text(file, row.encoding)
+
+    return of_good(text, files)
+
+
+def _in_parquet(row: NamedSet, root: Path, part: str) -> list[_Text]:
+    classes = list(row.queries)
+    files = sorted((root / "plain_text").glob(f"{part}-*.parquet"))
+
+    def review(numbered: tuple[int, tuple[Path, dict]]) -> _Text:
+        number, (file, each) = numbered
+        label, text = each.get("label"), each.get("text")
+        if type(label) is not int or label not in range(len(classes)) or not isinstance(text, str):
+            raise CrossgapError(f"{file}: a review needs a label of 0 or 1 and a text, but is {str(each)[:80]}")
+        return f"{part}/{number:05d}", classes[label], text
+
+    return of_good(review, enumerate((file, each) for file in files for each in ROWS_OF[".parquet"](file)))
+
+
 _FAMILIES: dict[str, Callable[..., TextCollection]] = {  # (row of the table, spec, what follows the colon, **options)
-    "beir": beir.read,
+    "beir": _beir,
     "captions": _first_captions,
-    **dict.fromkeys(("imdb", "newsgroups"), text_folders.read),
+    **dict.fromkeys(("imdb", "newsgroups"), _of_classes),
 }

@@ -6,9 +6,9 @@ nuisance only sometimes, as web captions do. Two dials make it an experiment: th
 often captions ``mention`` each nuisance. Picture k depends on (seed, split, k) alone, never on how many are drawn.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from dataclasses import asdict, dataclass, fields
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,19 @@ BACKGROUNDS = {
     "lime": "#c9e89a", "black": "#2b2b33",
 }  # fmt: skip
 TEXTURES = ("plain", "striped", "spotted", "checked")
+# What no other world shows: for worlds that differ from those that a model was trained on. As many as are known, since
+# then the same draw gives the same picture but for this factor.
+UNSEEN: dict[str, Mapping | tuple] = {
+    "colour": {
+        "teal": "#1f9d99", "magenta": "#d92fb4", "olive": "#8fa81f", "navy": "#1d2c73",
+        "salmon": "#f4a08c", "maroon": "#6d1430", "mint": "#9fe0b8", "khaki": "#c4b26a",
+    },
+    "background": {
+        "lavender": "#cdbdf2", "petrol": "#1d5a5c", "slate": "#6c7b91", "mustard": "#c8a227",
+        "wine": "#5b1b2c", "sky": "#8db7f0",
+    },
+    "texture": ("plain", "dashed", "ringed", "wavy"),
+}  # fmt: skip
 SIZES = {"small": 0.62, "medium": 0.78, "large": 0.94}  # half-extent of the kind / half-extent of the picture
 POSITIONS = {"centre": (0, 0), "left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
 _SHIFT = 0.2  # distance of "left" from the centre / half-extent of the picture
@@ -73,12 +86,14 @@ NUISANCES = tuple(f.name for f in fields(Factors) if f.name not in ("kind", "noi
 # ---------------------------------------------------------------- factors
 
 
-def draw_factors(kind: str, rng: np.random.Generator, strength: float = 1.0) -> Factors:
+def draw_factors(kind: str, rng: np.random.Generator, strength: float = 1.0, unseen: Collection[str] = ()) -> Factors:
     """The factors of one picture. With ``strength`` 0 every nuisance has its default.
 
     A categorical nuisance (colour, size, ...) leaves its default with probability ``strength``; a continuous one (tilt,
-    blur, noise) is multiplied by it.
+    blur, noise) is multiplied by it. Those in ``unseen`` take their values from ``UNSEEN``.
     """
+    known = {"colour": COLOURS, "background": BACKGROUNDS, "texture": TEXTURES}
+    values = known | {name: UNSEEN[name] for name in unseen}
 
     def pick(default: str, values: Mapping | tuple) -> str:
         chosen, leaves = list(values)[rng.integers(len(values))], rng.random() < strength
@@ -86,9 +101,9 @@ def draw_factors(kind: str, rng: np.random.Generator, strength: float = 1.0) -> 
 
     return Factors(
         kind=kind,
-        colour=pick("gray", COLOURS),
-        background=pick("white", BACKGROUNDS),
-        texture=pick("plain", TEXTURES),
+        colour=pick("gray", values["colour"]),
+        background=pick("white", values["background"]),
+        texture=pick("plain", values["texture"]),
         accessory=pick("none", ("none", *ACCESSORIES)),
         size=pick("medium", SIZES),
         position=pick("centre", POSITIONS),
@@ -131,12 +146,18 @@ def _texture_mask(texture: str, tilt: float) -> np.ndarray:
         return np.mod(u, 6) < 2.6
     if texture == "checked":
         return (np.mod(u, 8) < 4) ^ (np.mod(v, 8) < 4)
+    if texture == "dashed":
+        return (np.mod(u, 6) < 2.6) & (np.mod(v, 9) < 5.5)
+    if texture == "ringed":
+        return np.mod(np.hypot(x - SIZE / 2, y - SIZE / 2), 6) < 2.6
+    if texture == "wavy":
+        return np.mod(v + 1.5 * np.sin(u * np.pi / 6), 6) < 2.6
     return (np.mod(u, 7) - 3.5) ** 2 + (np.mod(v, 7) - 3.5) ** 2 < 4.2  # spotted
 
 
 def _paint(canvas: Image.Image, shape: Shape, factors: Factors) -> None:
     """Draws the outlines, then every polygon in order, then the texture on what is painted ``body``."""
-    colour = COLOURS[factors.colour]
+    colour = {**COLOURS, **UNSEEN["colour"]}[factors.colour]
     tones = {
         "body": ImageColor.getrgb(colour),
         "light": _tone(colour, "white", 0.55),
@@ -158,7 +179,8 @@ def _paint(canvas: Image.Image, shape: Shape, factors: Factors) -> None:
 
 def draw(factors: Factors) -> Image.Image:
     """The picture of these factors: (48, 48) RGB, about 2 ms."""
-    canvas = Image.new("RGB", (SIZE * _OVERSAMPLE,) * 2, BACKGROUNDS[factors.background])
+    ground = {**BACKGROUNDS, **UNSEEN["background"]}[factors.background]
+    canvas = Image.new("RGB", (SIZE * _OVERSAMPLE,) * 2, ground)
     _paint(canvas, KINDS[factors.kind], factors)
     if factors.accessory != "none":
         plain = Factors(kind=factors.kind, size=factors.size, position=factors.position, tilt=factors.tilt)
@@ -170,6 +192,9 @@ def draw(factors: Factors) -> Image.Image:
         grain = np.random.default_rng(factors.noise_seed).normal(0, factors.noise, (SIZE, SIZE, 3))
         picture = Image.fromarray(np.clip(np.asarray(picture) + grain, 0, 255).astype(np.uint8))
     return picture
+
+
+_drawn = lru_cache(maxsize=2**13)(draw)  # 57 MB: several models are shown the same pictures
 
 
 # ---------------------------------------------------------------- captions
@@ -234,7 +259,7 @@ _SPLITS = {"test": 0, "train": 1, "val": 2}
 
 def _draw_row(rows: list[Factors], k: int) -> Image.Image:
     """A function of the module, since a Dataset that is sent to worker processes can't hold a closure."""
-    return draw(rows[k])
+    return _drawn(rows[k]).copy()
 
 
 def _check(name: str, split: str, n: int, strength: float, mention: Mapping[str, float]) -> None:
@@ -257,11 +282,13 @@ def world_dataset(
     strength: float = 1.0,
     mention: Mapping[str, float] | None = None,
     n_captions: int = 1,
+    unseen: Collection[str] = (),
 ) -> Dataset:
     """``dogs-vs-cats``, ``animals`` or ``all``, with ``/train`` or ``/val`` for the other splits; else held out.
 
     Kinds take turns, so classes are balanced. ``mention`` overrides single rates of ``MENTION``; ``n_captions``
-    captions are drawn for each picture.
+    captions are drawn for each picture. Of the nuisances in ``unseen`` (colour, background, texture) pictures show
+    values that no other world shows, and captions, which have no word for them, say nothing; all else is as without.
 
     Raises:
         CrossgapError: an unknown set, split or factor, or a value out of range.
@@ -271,16 +298,19 @@ def world_dataset(
     kinds, default_n = SETS.get(name, ((), 0))
     n, rates = default_n if n is None else n, {**MENTION, **(mention or {})}
     _check(name, split, max(n, 1) if name not in SETS else n, strength, rates)
+    if unknown := set(unseen) - set(UNSEEN):
+        raise CrossgapError(f"No unseen values of {sorted(unknown)}; there are those of {', '.join(UNSEEN)}.")
     if seed < 0 or n_captions < 1:
         raise CrossgapError(f"A world needs seed >= 0 and n_captions >= 1, not seed={seed}, n_captions={n_captions}.")
     # dogs-vs-cats must not repeat the pictures of "all", hence the set's own stream.
     stream = [seed, _SPLITS[split], list(SETS).index(name)]
     rngs = [np.random.default_rng([*stream, k]) for k in range(n)]
-    rows = [draw_factors(kinds[k % len(kinds)], rng, strength) for k, rng in enumerate(rngs)]
+    rows = [draw_factors(kinds[k % len(kinds)], rng, strength, unseen) for k, rng in enumerate(rngs)]
+    rates |= dict.fromkeys(unseen, 0.0)
     captions = tuple(
         tuple(caption(f, rng, rates) for _ in range(n_captions)) for f, rng in zip(rows, rngs, strict=True)
     )
-    facts = (_VERSION, spec, split, n, seed, strength, sorted(rates.items()), n_captions)
+    facts = (_VERSION, spec, split, n, seed, strength, sorted(rates.items()), n_captions, *sorted(unseen))
     return Dataset(
         name=f"world:{spec}",
         ids=np.array([f"world-{name}-{split}-{seed}-{k:06d}" for k in range(n)]),

@@ -94,7 +94,11 @@ def known_captions(photos: "Dataset") -> dict[str, str]:
 
 
 def save_captions(captions: Mapping[str, str], path: str | Path) -> Path:
-    """Writes a line {"id": ..., "caption": ...} for each caption; the file is written whole or not at all."""
+    """Writes a line {"id": ..., "caption": ...} for each caption; the file is written whole or not at all.
+
+    Raises:
+        CrossgapError: a disk that is full or read-only.
+    """
     path = Path(path)
     lines = (json.dumps({"id": name, "caption": text}, ensure_ascii=False) for name, text in captions.items())
     with whole(path) as part:

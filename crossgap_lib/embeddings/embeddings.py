@@ -103,6 +103,10 @@ class Embeddings:
 
         Parquet has columns of strings for ids and texts. The other two hold them as JSON in arrays of bytes, named
         ``ids_json`` and ``texts_json``: these take as much room as there is text, and any amount of it can be loaded.
+        Each carries a checksum in its metadata, which ``load`` verifies.
+
+        Raises:
+            CrossgapError: another ending, ids that Parquet can't hold, or a disk that is full or read-only.
         """
         path = Path(path)
         if path.suffix not in WRITE:

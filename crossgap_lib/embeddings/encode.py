@@ -3,8 +3,6 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,15 +10,16 @@ import torch
 from torch import Tensor
 
 from crossgap_lib.embeddings.embeddings import Embeddings
+from crossgap_lib.embeddings.vector_files import of_arrays, to_arrays
 from crossgap_lib.errors import CrossgapError, UnreadableImage
 from crossgap_lib.progress import bar
-from crossgap_lib.store import cached, keep
+from crossgap_lib.store import keep, kept
 
 if TYPE_CHECKING:
     from crossgap_lib.datasets.dataset import Dataset
     from crossgap_lib.models.encoder import DualEncoder
 
-_ENCODE_VERSION = 2  # part of every cache key: raise it whenever encoding changes
+_ENCODE_VERSION = 3  # part of every cache key: raise it whenever encoding changes
 
 
 class NothingReadable(CrossgapError):
@@ -39,17 +38,15 @@ def _cached(
 ) -> Embeddings:
     """The embeddings that the cache holds under these facts; where it holds none, they are computed and kept.
 
-    A damaged file is computed again. ``retry_skipped`` takes what the cache holds and returns that or, where it
-    could add something, other embeddings, which are then kept in its place.
+    ``retry_skipped`` takes what the cache holds and returns that or, where it could add something, other embeddings,
+    which are then kept in its place.
     """
-    path = cached("embeddings", (_ENCODE_VERSION, *facts), ".safetensors")
-    kept = None
-    if use_cache:
-        with suppress(CrossgapError):
-            kept = Embeddings.load(path)
-    made = compute() if kept is None else retry_skipped(kept)
-    if use_cache and made is not kept:
-        keep(partial(made.save, path))
+    facts = (_ENCODE_VERSION, *facts)
+    arrays = kept("embeddings", facts) if use_cache else None
+    found = None if arrays is None else Embeddings(**of_arrays(arrays))
+    made = compute() if found is None else retry_skipped(found)
+    if use_cache and made is not found:
+        keep("embeddings", facts, to_arrays(made.columns()))
     return made
 
 

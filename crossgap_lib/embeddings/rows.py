@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from crossgap_lib.datasets.files import bad_row
-from crossgap_lib.errors import CrossgapError
+from crossgap_lib.errors import CrossgapError, one_sentence
 
 
 def normalised(features: Any) -> Tensor:
@@ -80,13 +80,15 @@ def strings(name: str, values: Any) -> np.ndarray:
     short ones would take 2.8 GB.
 
     Raises:
-        CrossgapError: anything else is among the values, such as a missing one (None or NaN).
+        CrossgapError: anything else is among the values, such as a missing one (None or NaN), or bytes that are no
+            UTF-8.
     """
-    given = np.asarray(values, dtype=object)
-    wrong = [v for v in given.flat if not isinstance(v, str | bytes | Number) or v != v]  # only NaN differs from itself
-    if wrong:
-        raise CrossgapError(f"The {name} must be strings or numbers, and one of them is {wrong[0]!r:.40}.")
-    written = [v.decode() if isinstance(v, bytes) else str(v) for v in given.flat]
+    with one_sentence(f"The {name} can't be read"):
+        given = np.asarray(values, dtype=object)
+        wrong = [v for v in given.flat if not isinstance(v, str | bytes | Number) or v != v]  # only NaN is not itself
+        if wrong:
+            raise CrossgapError(f"The {name} must be strings or numbers, and one of them is {wrong[0]!r:.40}.")
+        written = [v.decode() if isinstance(v, bytes) else str(v) for v in given.flat]
     return np.array(written, dtype=object).reshape(given.shape)
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from crossgap_lib.embeddings.rows import bad_rows, float32, good_rows, row_names, whole_numbers
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.store import SEAL, check_seal, pack, seal
 
 _IN_JSON = ("header", "ids", "texts")  # what npz and safetensors files hold as JSON, in arrays of bytes
 # Under which names a file may hold what Embeddings takes. The first that fits counts.
@@ -50,7 +51,7 @@ def clear_errors(path: Path) -> Iterator[None]:
     except CrossgapError:
         raise
     except Exception as error:  # readers raise nearly anything on damaged files: zlib.error, RuntimeError, TypeError
-        if "allow_pickle" in str(error):  # numpy takes whatever it does not know for a pickle
+        if "allow_pickle" in str(error) or "Python objects" in str(error):  # so numpy names what it can't read
             raise CrossgapError(f"{path} is damaged or holds pickled objects, which are never loaded.") from error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CrossgapError(f"{path} can't be read as embeddings: {reason}") from error
@@ -61,8 +62,7 @@ def as_json(value: Any) -> np.ndarray:
 
     Names of files that are no UTF-8 hold lone surrogates, which are kept.
     """
-    text = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    return np.frombuffer(bytearray(text), dtype=np.uint8)  # of a bytearray, since torch wants what can be written to
+    return np.frombuffer(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass"), dtype=np.uint8)
 
 
 def of_json(content: np.ndarray | Tensor) -> Any:
@@ -78,11 +78,19 @@ def _present(**columns: Any) -> dict[str, Any]:
     return {name: column for name, column in columns.items() if column is not None}
 
 
-def _arrays(own: dict[str, Any]) -> dict[str, np.ndarray]:
-    """All columns as arrays of numbers, for the formats that hold nothing else."""
+def to_arrays(own: dict[str, Any]) -> dict[str, np.ndarray]:
+    """All columns as arrays of numbers, for the formats that hold nothing else; ``of_arrays`` is the way back."""
     words = {k: column.tolist() for k, column in _present(ids=own["ids"], texts=own["texts"]).items()}
     in_json = {f"{name}_json": as_json(value) for name, value in {"header": _header(own), **words}.items()}
-    return _present(features=own["features"].numpy(), labels=own["labels"]) | in_json
+    return _present(features=np.asarray(own["features"]), labels=own["labels"]) | in_json
+
+
+def of_arrays(arrays: dict[str, Any]) -> dict[str, Any]:
+    """The columns, with what the header tells among them."""
+    columns = dict(arrays)
+    columns |= {k: of_json(columns.pop(f"{k}_json")) for k in _IN_JSON if f"{k}_json" in columns}
+    header = columns.pop("header", {})
+    return columns | (header if isinstance(header, dict) else json.loads(str(header)))
 
 
 def key(columns: dict[str, Any], names: tuple[str, ...]) -> str | None:
@@ -91,15 +99,12 @@ def key(columns: dict[str, Any], names: tuple[str, ...]) -> str | None:
 
 def read_columns(path: Path) -> dict[str, Any]:
     """The columns of a file, with what its header tells among them."""
-    columns = _READ[path.suffix](path)
-    columns |= {k: of_json(columns.pop(f"{k}_json")) for k in _IN_JSON if f"{k}_json" in columns}
-    header = columns.pop("header", {})
-    return columns | (header if isinstance(header, dict) else json.loads(str(header)))
+    return of_arrays(_READ[path.suffix](path))
 
 
 def usable(path: Path, columns: dict[str, Any], sides: list[str]) -> tuple[list[Tensor], dict[str, Any]]:
     """([features of each side], the other arguments of Embeddings), without the rows that are bad."""
-    features = [float32(columns[side]) for side in sides]
+    features = [float32(columns.pop(side)) for side in sides]  # one copy of each, not two
     n = len(features[0])
     taken = {field: _taken(columns, field, n) for field in _NAMES}
     if unused := sorted(columns.keys() - {*sides, *taken.values()}):
@@ -142,6 +147,8 @@ def _numbered(labels: np.ndarray, class_names: Any) -> dict[str, Any]:
     """Labels as whole numbers, -1 where one is missing, and the class names, to which labels that are words lead."""
     if labels.dtype.kind == "f":
         missing = np.isnan(labels)
+        if len(beyond := labels[np.abs(labels) >= 2.0**63]):
+            raise CrossgapError(f"The labels must fit in 64 bits with a sign, and one of them is {beyond[0]:g}.")
         whole = not (labels[~missing] % 1).any()
         return {"labels": np.where(missing, -1, labels).astype(np.int64) if whole else labels}
     if labels.dtype.kind not in "SUO" or not all(isinstance(v, str | bytes | None) for v in labels.flat):
@@ -155,7 +162,10 @@ def _numbered(labels: np.ndarray, class_names: Any) -> dict[str, Any]:
 
 
 def _write_npz(own: dict[str, Any], path: Path) -> None:
-    np.savez(path, **_arrays(own))
+    arrays = to_arrays(own)
+    np.savez(path, **arrays)
+    with ZipFile(path, "a") as archive:
+        archive.comment = f"{SEAL}={seal(arrays)}".encode()
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
@@ -168,6 +178,9 @@ def _read_npz(path: Path) -> dict[str, Any]:
                 if "allow_pickle" not in str(error):
                     raise
                 pickled.append(name)
+        named, _, told = archive.zip.comment.decode("ascii", "replace").partition("=")
+    if named == SEAL:
+        check_seal(path, told, columns)
     needed = [name for name in pickled if name in (*FEATURES, *sum(SIDES.values(), ()), *_NAMES)]
     told = f"{path.name}: pickled objects, which are never loaded, are in"
     if needed:
@@ -192,7 +205,8 @@ def _write_parquet(own: dict[str, Any], path: Path) -> None:
         told = f"Parquet can't hold {error.object!r:.60}, which is not valid Unicode; save as .npz or .safetensors."
         raise CrossgapError(told) from error
     table = pa.table({**columns, "vector": vectors})
-    pq.write_table(table.replace_schema_metadata({"crossgap": json.dumps(_header(own))}), path)
+    told = {"crossgap": json.dumps(_header(own)), SEAL: seal(to_arrays(own))}
+    pq.write_table(table.replace_schema_metadata(told), path)
 
 
 def _read_parquet(path: Path) -> dict[str, Any]:
@@ -210,7 +224,11 @@ def _read_parquet(path: Path) -> dict[str, Any]:
     hub = json.loads(stored.get(b"huggingface", b"{}")).get("info", {}).get("features", {})  # of a data set of the hub
     label = key(columns, _NAMES["labels"])
     names = {"class_names": hub[label]["names"]} if label in hub and "names" in hub[label] else {}
-    return names | columns | {"header": stored.get(b"crossgap", b"{}").decode()}
+    header = json.loads(stored.get(b"crossgap", b"{}"))
+    if sealed := stored.get(SEAL.encode()):
+        own = {"labels": None, "texts": None, "features": columns["vector"]} | columns | header
+        check_seal(path, sealed.decode(), to_arrays(own))
+    return names | columns | {"header": header}
 
 
 def _of_one_length(table: pa.Table, name: str) -> pa.Table:
@@ -225,25 +243,16 @@ def _of_one_length(table: pa.Table, name: str) -> pa.Table:
 
 
 def _write_safetensors(own: dict[str, Any], path: Path) -> None:
-    save_file({k: torch.from_numpy(v).contiguous() for k, v in _arrays(own).items()}, path)
-
-
-def read_json(archive: Any, name: str) -> Any:
-    """What an open safetensors file holds as JSON under this name (``ids`` of embeddings, say); None where nothing.
-
-    It is the tensor of bytes NAME_json. Older files have it in their metadata, of which safetensors reads 100 MB.
-    """
-    if f"{name}_json" in archive.keys():  # noqa: SIM118
-        return of_json(archive.get_tensor(f"{name}_json"))
-    metadata = archive.metadata() or {}
-    return json.loads(metadata[name]) if name in metadata else None
+    path.write_bytes(pack(to_arrays(own)))
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
+    """Its tensors lie in the file until they are used; what older files hold as JSON in their metadata is read."""
     with safe_open(path, "pt") as archive:
-        words = _present(**{name: read_json(archive, name) for name in _IN_JSON})
-        names = [name for name in archive.keys() if name.removesuffix("_json") not in words]  # noqa: SIM118
-        return {name: archive.get_tensor(name) for name in names} | words
+        columns, metadata = {name: archive.get_tensor(name) for name in archive.keys()}, archive.metadata() or {}  # noqa: SIM118
+    if SEAL in metadata:
+        check_seal(path, metadata[SEAL], columns)
+    return columns | {name: json.loads(metadata[name]) for name in _IN_JSON if name in metadata}
 
 
 _READ = {".npy": _read_npy, ".npz": _read_npz, ".parquet": _read_parquet, ".safetensors": _read_safetensors}

@@ -4,16 +4,12 @@ OTI learns pseudo-tokens after "a photo of", which enter the text encoder; OVI l
 some positions, which enter the image encoder.
 """
 
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from crossgap_lib.embeddings.embeddings import Embeddings
@@ -22,7 +18,7 @@ from crossgap_lib.inversion.loop import EPS, Encode, ScaledGradient, adamw, grad
 from crossgap_lib.inversion.result import Inversion
 from crossgap_lib.inversion.towers import ImageTower, TextTower
 from crossgap_lib.progress import bar
-from crossgap_lib.store import cached, keep, whole
+from crossgap_lib.store import keep, kept
 
 if TYPE_CHECKING:
     from crossgap_lib.inversion.accelerated import Accelerated
@@ -31,7 +27,7 @@ if TYPE_CHECKING:
 TEMPLATE = "a photo of"
 PAPER_BATCH = 64  # samples that the released OTI optimises together
 MIN_ROWS = 8  # smaller batches take other CPU kernels and differ in the last bits, so they are padded
-_VERSION = 4  # part of every cache key: raise it whenever a result would change
+_VERSION = 5  # part of every cache key: raise it whenever a result would change
 
 Template = str | tuple[Tensor, Tensor]  # words, or the token ids before and after the pseudo-tokens
 
@@ -174,7 +170,11 @@ def job_for(model: "DualEncoder", method: str, n: int, steps: int, *, template: 
     """What ``method``, "oti" or "ovi", optimises with n pseudo-vectors a sample.
 
     ``template`` is for OTI alone. ``how``: snapshots, seed, paper and accelerated, as ``oti`` takes them.
+
+    Raises:
+        CrossgapError: an image-only model, and as ``oti`` and ``ovi`` do.
     """
+    model.need_text()
     purpose = {"method": method, "model": model.fingerprint, "number of pseudo-vectors": n}
     if method == "oti":
         tower = TextTower(model.net, model.dtype)
@@ -184,6 +184,15 @@ def job_for(model: "DualEncoder", method: str, n: int, steps: int, *, template: 
         tower = ImageTower(model.net, model.dtype)
         encode = tower.encoder(n)
     return Job(encode, (n, tower.width), steps, purpose, half=model.dtype == torch.float16, **how)
+
+
+def why_not(model: "DualEncoder", method: str) -> str | None:
+    """Why ``method``, "oti" or "ovi", can't enter this model's encoder, in a sentence; None where it can."""
+    try:
+        job_for(model, method, 1, 1)
+    except CrossgapError as reason:
+        return str(reason)
+    return None
 
 
 def compiled(job: Job, batch: int, device: str) -> Job:
@@ -217,8 +226,14 @@ def run(model: "DualEncoder", source: Embeddings, job: Job, batch_size: int, *, 
             f"These features have {source.features.shape[1]} dimensions and {model.name} has {model.embed_dim}: "
             "inversion needs features of the model itself."
         )
-    compute = partial(_all_batches, source, job, batch_size, model.device)
-    found = _kept(_cache_path(model, source, job, batch_size), compute) if cache else compute()
+    facts = _facts(model, source, job, batch_size) if cache else ()
+    arrays = kept("inversions", facts) if cache else None
+    if arrays is not None:
+        found = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    else:
+        found = _all_batches(source, job, batch_size, model.device)
+        if cache:
+            keep("inversions", facts, {name: tensor.numpy() for name, tensor in found.items()})
     own = {"modality": job.purpose["method"], "tokens": found.pop("tokens"), "losses": found.pop("losses")}
     shots = {int(step): found[step] for step in sorted(found, key=int)}
     return Inversion(**source.columns() | own | {"features": shots[job.steps], "snapshots": shots})
@@ -258,24 +273,10 @@ def invert_batch(job: Job, batch: Embeddings, device: str | torch.device) -> tup
     return tokens[:n].cpu(), losses[:, :n].cpu(), {step: features[:n].cpu() for step, features in kept.items()}
 
 
-def _cache_path(model: "DualEncoder", source: Embeddings, job: Job, batch_size: int) -> Path:
-    """Named by all that the result depends on; the batch size is part of that only in ``paper`` mode."""
+def _facts(model: "DualEncoder", source: Embeddings, job: Job, batch_size: int) -> tuple[object, ...]:
+    """All that the result depends on; the batch size is part of that only in ``paper`` mode."""
     how = (sorted(job.purpose.items()), job.steps, sorted(job.snapshots), job.seed, model.precision)
     batch = batch_size if job.paper else None
     start = job.accelerated and job.accelerated.fingerprint
     rows = (source.features.numpy().tobytes(), source.ids.tolist())
-    return cached("inversions", (_VERSION, *how, job.paper, batch, start, *rows), ".safetensors")
-
-
-def _kept(path: Path, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors kept in a file; computed, and kept there, where it is missing or damaged."""
-    with suppress(SafetensorError, OSError):
-        return load_file(path)
-    found = compute()
-
-    def write() -> None:
-        with whole(path) as part:
-            save_file(found, part)
-
-    keep(write)
-    return found
+    return _VERSION, *how, job.paper, batch, start, *rows

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from timm.models.eva import Eva
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -269,7 +270,11 @@ def _repeats(n_patches: int, n_slots: int) -> Tensor:
 
 
 class ImageTower:
-    """A ViT image encoder (open_clip's, or timm's inside open_clip), entered after the patch embedding."""
+    """A ViT image encoder (open_clip's, or timm's inside open_clip), entered after the patch embedding.
+
+    Raises:
+        CrossgapError: an image encoder of another kind.
+    """
 
     def __init__(self, net: nn.Module, dtype: torch.dtype = torch.float32):
         self.visual, self.dtype = net.visual, dtype
@@ -314,14 +319,28 @@ class ImageTower:
         return encode
 
     def _of_timm(self) -> Encode:
-        """timm's own modules under autocast: its blocks come in too many kinds to be written out."""
+        """timm's own modules under autocast: its blocks come in too many kinds to be written out.
+
+        Eva (EVA01, EVA02, PE-Core) tells every block the positions once more, as a rotation of queries and keys.
+        """
         trunk, head, dtype = self.visual.trunk, self.visual.head, self.dtype
+
+        def of_vit(patches: Tensor) -> Tensor:
+            return trunk.blocks(trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(patches))))
+
+        def of_eva(patches: Tensor) -> Tensor:
+            x, rotation = trunk._pos_embed(patches)
+            x = trunk.norm_pre(x)
+            for number, module in enumerate(trunk.blocks):
+                x = module(x, rope=rotation[number] if trunk.rope_mixed else rotation)  # mixed: each block has its own
+            return x
+
+        through_blocks = of_eva if isinstance(trunk, Eva) else of_vit
 
         def encode(patches: Tensor) -> Tensor:  # (b, n_slots, width)
             if trunk.dynamic_img_size:
                 patches = patches.unflatten(1, trunk.patch_embed.grid_size)
             with torch.autocast(patches.device.type, dtype, enabled=dtype != torch.float32):
-                x = trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(patches)))
-                return head(trunk.forward_head(trunk.norm(trunk.blocks(x)))).float()
+                return head(trunk.forward_head(trunk.norm(through_blocks(patches)))).float()
 
         return encode

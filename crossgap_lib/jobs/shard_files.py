@@ -1,4 +1,4 @@
-"""The files of a long inversion: a manifest, and shards that are written whole or not at all; and how to read them."""
+"""The files of a long inversion: a manifest and shards, written whole or not at all, sealed, and checked when read."""
 
 import errno
 import json
@@ -7,20 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
+from safetensors import safe_open
 
-from crossgap_lib.embeddings.vector_files import as_json, read_json
-from crossgap_lib.errors import CrossgapError
+from crossgap_lib.datasets.files import read_json
+from crossgap_lib.embeddings.vector_files import as_json, of_json
+from crossgap_lib.errors import CrossgapError, one_sentence
 from crossgap_lib.inversion.result import Inversion
-from crossgap_lib.store import whole
+from crossgap_lib.store import SEAL, Arrays, NotWritten, digest, pack, seal, unpack, whole
 
 MANIFEST = "manifest.json"
-FORMAT = 2
-_READABLE = (1, FORMAT)  # shards of format 1 have no texts, and their facts are metadata
+FORMAT = 3
+_READABLE = (1, 2, FORMAT)  # those before have no seals; shards of format 1 have no texts, and their facts are metadata
 _FACTS = "crossgap"  # under this name a shard holds ids, texts and the like, as JSON
+_SAME = ("model", "data", "inversion", "composition")  # the parts of a manifest on which each shard depends
 
 
 class Interrupted(KeyboardInterrupt):
@@ -34,19 +35,34 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of the folder, or None where there is none.
 
     Raises:
-        CrossgapError: a manifest that is damaged or of another format.
+        CrossgapError: a manifest that is damaged, was edited, or is of another format.
     """
     path = folder / MANIFEST
     if not path.exists():
         return None
-    try:
-        manifest = json.loads(path.read_text())
-        known = manifest["format"] in _READABLE and manifest["composition"]["shard_size"] > 0
-    except (ValueError, KeyError, TypeError) as error:
-        raise CrossgapError(f"{path} is damaged; move it and the shards beside it away.") from error
-    if not known:
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or "format" not in manifest:
+        raise CrossgapError(f"{path} is damaged; move it and the shards beside it away.")
+    if manifest["format"] not in _READABLE:
         raise CrossgapError(f"{path} was written by another version of crossgap; choose another --out.")
+    if manifest["format"] == FORMAT and manifest.pop(SEAL, None) != _seal(manifest):
+        raise CrossgapError(f"{path} was changed since it was written; undo that, or choose another --out.")
     return manifest
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Writes what ``read_manifest`` reads."""
+    write(folder / MANIFEST, (json.dumps(manifest | {SEAL: _seal(manifest)}, indent=2) + "\n").encode())
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    return seal({"manifest": as_json(json.loads(json.dumps(manifest)))})
+
+
+def made_from(manifest: dict[str, Any], k: int) -> str:
+    """A digest of what shard k of this run depends on, for its seal. The specs of model and data may differ."""
+    parts = [{name: fact for name, fact in manifest[part].items() if name != "spec"} for part in _SAME]
+    return digest((json.dumps(parts, sort_keys=True), k))
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], sections: tuple[str, ...]) -> list[str]:
@@ -68,21 +84,28 @@ def shard_path(folder: Path, k: int) -> Path:
     return folder / f"shard-{k:06d}.safetensors"
 
 
-def pack(tensors: dict[str, Tensor], facts: dict[str, Any]) -> bytes:
+def pack_shard(arrays: Arrays, facts: dict[str, Any], made_from: str) -> bytes:
     """The content of a shard's file.
 
-    The facts are JSON in a tensor of bytes, since safetensors reads no more than 100 MB of metadata.
+    The facts are JSON in an array of bytes, since safetensors reads no more than 100 MB of metadata.
     """
-    return save({k: t.contiguous() for k, t in tensors.items()} | {f"{_FACTS}_json": torch.from_numpy(as_json(facts))})
+    return pack(arrays | {f"{_FACTS}_json": as_json(facts)}, made_from)
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a shard is there and can be read."""
-    try:
-        with safe_open(path, "pt") as archive:
-            return read_json(archive, _FACTS) is not None
-    except (SafetensorError, OSError, ValueError):
-        return False
+def read_shard(folder: Path, manifest: dict[str, Any], k: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(arrays, facts) of shard k: features after some steps, tokens, losses and labels; ids, texts and the like.
+
+    Raises:
+        CrossgapError: it can't be read, or is not what the run of this manifest wrote there.
+    """
+    path = shard_path(folder, k)
+    if manifest["format"] == FORMAT:
+        arrays = unpack(path, made_from(manifest, k))
+        return arrays, of_json(arrays.pop(f"{_FACTS}_json"))
+    with one_sentence(f"{path} can't be read"), safe_open(path, "np") as archive:
+        arrays = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
+        words = arrays.pop(f"{_FACTS}_json", None)
+        return arrays, json.loads(archive.metadata()[_FACTS]) if words is None else of_json(words)
 
 
 def write(path: Path, content: bytes) -> None:
@@ -97,7 +120,8 @@ def clear_errors(folder: Path) -> Iterator[None]:
     again = "The shards that are finished are kept, and the same command goes on from there."
     try:
         yield
-    except OSError as error:
+    except (OSError, NotWritten) as raised:
+        error = raised.__cause__ if isinstance(raised, NotWritten) else raised
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise CrossgapError(f"No space is left for {folder}. {again}") from error
         named, ours = Path(error.filename or folder).absolute(), folder.absolute()
@@ -111,54 +135,49 @@ def clear_errors(folder: Path) -> Iterator[None]:
 # ---------------------------------------------------------------- reading
 
 
-def facts_of(path: Path) -> dict[str, Any]:
-    """Ids, texts, class names and skipped pictures of a shard."""
-    with safe_open(path, "pt") as archive:
-        return read_json(archive, _FACTS)
-
-
 def load_shards(folder: str | Path) -> Inversion:
     """All rows of a finished run as one ``Inversion``; ``meta["skipped"]`` says which pictures could not be read.
 
     Raises:
-        CrossgapError: no run is there, it is not finished, or not one row could be read.
+        CrossgapError: no run is there, it is not finished, a shard is damaged or not its own, or not one row could be
+            read.
     """
     folder = Path(folder)
     if (manifest := read_manifest(folder)) is None:
         raise CrossgapError(f"{folder} holds no inversion: there is no {MANIFEST}.")
+    with one_sentence(f"{folder} can't be read as a finished inversion"):
+        return _loaded(folder, manifest)
+
+
+def _loaded(folder: Path, manifest: dict[str, Any]) -> Inversion:
     shards = -(-manifest["data"]["rows"] // manifest["composition"]["shard_size"])
-    paths = [shard_path(folder, k) for k in range(shards)]
-    missing = [path for path in paths if not is_whole(path)]
-    if missing:
+    missing = shards - len(list(folder.glob("shard-*.safetensors")))
+    if missing > 0:
         raise CrossgapError(
-            f"{folder} is not finished: {len(missing)} of {shards} shards are missing. "
+            f"{folder} is not finished: {missing} of {shards} shards are missing. "
             "The command that began it goes on from there."
         )
-    skipped = [reason for path in paths for reason in facts_of(path)["skipped"]]
-    parts = [part for path in paths if (part := _read_shard(path))]
-    if not parts:
+    try:
+        arrays, facts = zip(*(read_shard(folder, manifest, k) for k in range(shards)), strict=True)
+    except CrossgapError as error:
+        raise CrossgapError(f"{error}. The command that began {folder} makes it anew.") from error
+    skipped = [reason for f in facts for reason in f["skipped"]]
+    if not any(f["ids"] for f in facts):
         raise CrossgapError(f"Not one row of {folder} could be read.")
-    facts, tensors = zip(*parts, strict=True)
-    column = lambda name, dim=0: torch.cat([t[name] for t in tensors], dim=dim)  # noqa: E731
+    facts, arrays = zip(*((f, a) for f, a in zip(facts, arrays, strict=True) if f["ids"]), strict=True)
+    column = lambda name, axis=0: np.concatenate([a[name] for a in arrays], axis=axis)  # noqa: E731
+    tensor = lambda *asked: torch.from_numpy(column(*asked))  # noqa: E731
     steps, method = manifest["inversion"]["steps"], manifest["inversion"]["method"]
-    snapshots = {int(name.split()[1]): column(name) for name in tensors[0] if name.startswith("step ")}
+    snapshots = {int(name.split()[1]): tensor(name) for name in arrays[0] if name.startswith("step ")}
     return Inversion(
         snapshots[steps],
         ids=[name for f in facts for name in f["ids"]],
-        labels=column("labels").numpy() if "labels" in tensors[0] else None,
+        labels=column("labels") if "labels" in arrays[0] else None,
         class_names=tuple(facts[0]["class_names"]),
         modality=method,
         texts=[text for f in facts for text in f["texts"]] if facts[0].get("texts") else None,
         meta={"model": manifest["model"]["spec"], "dataset": manifest["data"]["spec"], "skipped": skipped},
-        tokens=column("tokens"),
-        losses=column("losses", dim=1),
+        tokens=tensor("tokens"),
+        losses=tensor("losses", 1),
         snapshots=dict(sorted(snapshots.items())),
     )
-
-
-def _read_shard(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    facts = facts_of(path)
-    if not facts["ids"]:
-        return None
-    with safe_open(path, "pt") as archive:
-        return facts, {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118

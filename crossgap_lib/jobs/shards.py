@@ -6,7 +6,7 @@ the same bytes as one that was not: samples do not depend on each other, and eac
 wherever and whenever that happens.
 """
 
-import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -26,15 +26,15 @@ from crossgap_lib.inversion.fewer_steps import FIT_SAMPLES, accelerate
 from crossgap_lib.inversion.oti_ovi import TEMPLATE, Job, compiled, invert_batch, job_for, run
 from crossgap_lib.jobs.shard_files import (
     FORMAT,
-    MANIFEST,
     clear_errors,
     differences,
-    facts_of,
-    is_whole,
-    pack,
+    made_from,
+    pack_shard,
     read_manifest,
+    read_shard,
     shard_path,
     write,
+    write_manifest,
 )
 from crossgap_lib.jobs.sources import open_source
 from crossgap_lib.models.load import load_model
@@ -110,16 +110,36 @@ class Worker:
         """The file of shard k: features, tokens, losses, snapshots, ids, labels and texts of its rows."""
         start = k * self.plan.shard_size
         part = self.source.read(slice(start, min(start + self.plan.shard_size, len(self.source))))
+        seal = made_from(self.manifest, k)
         if part.features is None:
-            return pack({}, {"ids": [], "skipped": part.skipped})
+            return pack_shard({}, {"ids": [], "skipped": part.skipped}, seal)
         rows = part.features
         found = run(self.model, rows, self.job, self.plan.batch, cache=False)
-        tensors = {"tokens": found.tokens, "losses": found.losses}
-        tensors |= {f"step {s}": features for s, features in found.snapshots.items()}
+        arrays = {"tokens": found.tokens.numpy(), "losses": found.losses.numpy()}
+        arrays |= {f"step {s}": features.numpy() for s, features in found.snapshots.items()}
         if rows.labels is not None:
-            tensors["labels"] = torch.from_numpy(rows.labels)
+            arrays["labels"] = rows.labels
         facts = {"ids": rows.ids.tolist(), "class_names": rows.class_names, "skipped": part.skipped}
-        return pack(tensors, facts | {"texts": None if rows.texts is None else rows.texts.tolist()})
+        return pack_shard(arrays, facts | {"texts": None if rows.texts is None else rows.texts.tolist()}, seal)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """All that the run is, for the folder's manifest."""
+        plan = asdict(self.plan)
+        take = lambda *names: {name: plan[name] for name in names}  # noqa: E731
+        return {
+            "format": FORMAT,
+            "crossgap": metadata.version("crossgap"),
+            "model": {"spec": plan["model"], "fingerprint": self.model.fingerprint, **take("precision")},
+            "data": {"spec": plan["data"], "fingerprint": self.source.fingerprint, "rows": len(self.source)},
+            "inversion": take("method", "n", "steps", "template", "snapshots", "seed", "paper", "accelerated"),
+            "composition": take("shard_size", "batch", "threads", "compiled"),
+            "machine": {
+                "torch": torch.__version__,
+                "device": torch.device(self.model.device).type,
+                "cpu": torch.backends.cpu.get_cpu_capability(),
+            },
+        }
 
     def fitting_batch(self, budget: int) -> int:
         """The largest number of samples at a time that stays within ``budget`` bytes (see ``memory.fitting_batch``).
@@ -136,33 +156,20 @@ class Worker:
         return memory.fitting_batch(tried, budget, device, most=min(plan.shard_size, len(self.source)))
 
 
-def _manifest(worker: Worker) -> dict[str, Any]:
-    plan = asdict(worker.plan)
-    take = lambda *names: {name: plan[name] for name in names}  # noqa: E731
-    return {
-        "format": FORMAT,
-        "crossgap": metadata.version("crossgap"),
-        "model": {"spec": plan["model"], "fingerprint": worker.model.fingerprint, **take("precision")},
-        "data": {"spec": plan["data"], "fingerprint": worker.source.fingerprint, "rows": len(worker.source)},
-        "inversion": take("method", "n", "steps", "template", "snapshots", "seed", "paper", "accelerated"),
-        "composition": take("shard_size", "batch", "threads", "compiled"),
-        "machine": {
-            "torch": torch.__version__,
-            "device": torch.device(worker.model.device).type,
-            "cpu": torch.backends.cpu.get_cpu_capability(),
-        },
-    }
-
-
 def _agreed(plan: Plan, folder: Path, asked: dict[str, int | None]) -> Plan:
     """The plan with the shard size, batch, threads and compilation that the folder was begun with, if it was.
 
     Raises:
-        CrossgapError: another of them was asked for.
+        CrossgapError: another of them was asked for, or an older version began the folder.
     """
     if (old := read_manifest(folder)) is None:
         return plan
-    kept = {"compiled": False} | old["composition"]  # older folders do not say
+    if old["format"] != FORMAT:
+        raise CrossgapError(
+            f"{folder} was begun by an older version of crossgap, whose shards carry no checksums: if it is finished, "
+            "cg.load_shards reads it; a new run needs another --out."
+        )
+    kept = old["composition"]
     for name, value in asked.items():
         if value is not None and value != kept[name]:
             raise CrossgapError(
@@ -226,8 +233,8 @@ def invert_to(
 
     Raises:
         CrossgapError: the folder holds shards of another model, data set or inversion (the message says what
-            differs) or of an older version that are not all there, is in use, can't be written or is full; or not
-            even a small batch fits into ``budget``.
+            differs) or of an older version, is in use, can't be written or is full; or not even a small batch fits
+            into ``budget``.
         Interrupted: Ctrl-C.
     """
     folder = Path(folder)
@@ -239,39 +246,44 @@ def invert_to(
 
 def _run(folder: Path, plan: Plan, budget: int | None, engine: Engine) -> Report:
     worker, old = Worker(plan), read_manifest(folder)
-    for unfinished in folder.glob(".shard-*"):  # of a process that was killed; the folder is ours alone
-        unfinished.unlink()
     if old is None:
         if any(folder.glob("shard-*.safetensors")):
             raise CrossgapError(f"{folder} holds shards without a manifest; choose another --out.")
         if budget is not None:
             worker.plan = plan = replace(plan, batch=worker.fitting_batch(budget))
         _ = worker.job  # what can't be done is refused here, not after the folder is marked
-        write(folder / MANIFEST, (json.dumps(_manifest(worker), indent=2) + "\n").encode())
-    notes = _check_same(folder, old, _manifest(worker))
-    done = {k for k in range(worker.shards) if is_whole(shard_path(folder, k))}
-    todo = [k for k in range(worker.shards) if k not in done]
-    if old and todo and old["format"] != FORMAT:
-        raise CrossgapError(
-            f"{folder} was begun by an older version of crossgap, whose shards hold less and can't be mixed with new "
-            "ones: choose another --out, or finish it with that version."
-        )
-    progress = bar(
-        total=worker.shards, initial=len(done), desc=f"{plan.method.upper()}, {plan.steps} steps", unit="shard"
-    )
+        write_manifest(folder, worker.manifest)
+    notes = _check_same(folder, old, worker.manifest)
+    facts, damaged = _verified(folder, worker)
+    done, todo = len(facts), [k for k in range(worker.shards) if k not in facts]
+    progress = bar(total=worker.shards, initial=done, desc=f"{plan.method.upper()}, {plan.steps} steps", unit="shard")
     for k, content in engine(worker, todo) if todo else ():
         write(shard_path(folder, k), content)
+        facts[k] = read_shard(folder, worker.manifest, k)[1]
         progress.update()
-    facts = [facts_of(shard_path(folder, k)) for k in range(worker.shards)]
+    if damaged:
+        notes += (f"Done again, since {len(damaged)} did not hold what was written there: {', '.join(damaged)}.",)
     return Report(
         folder,
         worker.shards,
-        len(done),
-        sum(len(f["ids"]) for f in facts),
-        [reason for f in facts for reason in f["skipped"]],
+        done,
+        sum(len(f["ids"]) for f in facts.values()),
+        [reason for k in sorted(facts) for reason in facts[k]["skipped"]],
         plan.batch,
         notes,
     )
+
+
+def _verified(folder: Path, worker: Worker) -> tuple[dict[int, dict[str, Any]], list[str]]:
+    """({number: facts} of the shards that hold what was written there, the file names of those that do not)."""
+    facts, damaged = {}, []
+    for k in range(worker.shards):
+        if os.path.lexists(path := shard_path(folder, k)):
+            try:
+                facts[k] = read_shard(folder, worker.manifest, k)[1]
+            except CrossgapError:
+                damaged.append(path.name)
+    return facts, damaged
 
 
 def _check_same(folder: Path, old: dict[str, Any] | None, new: dict[str, Any]) -> tuple[str, ...]:

@@ -7,11 +7,9 @@ loaded.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from crossgap_lib.datasets.files import read_lines, skipping
@@ -19,7 +17,7 @@ from crossgap_lib.datasets.load import load_dataset
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.embeddings.encode import NothingReadable, encode_images, encode_texts
 from crossgap_lib.embeddings.rows import good_rows, strings
-from crossgap_lib.embeddings.vector_files import read_json
+from crossgap_lib.embeddings.vector_files import clear_errors, read_columns
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.store import content_digest, digest
 
@@ -100,14 +98,10 @@ def _of_texts(model: "DualEncoder", texts: list[str], ids: list[str] | None = No
 
 
 def _of_file(path: Path, method: str) -> Source:
-    if not path.is_file():
-        raise CrossgapError(f"There is no embeddings file {path}.")
     if path.suffix == ".npy":
         return _of_npy(path, _STARTS_FROM[method])
-    if path.suffix == ".safetensors":
-        rows = _safetensors_rows(path)
-        if rows:
-            return _checked(path, *rows, method)
+    if path.suffix == ".safetensors" and (rows := _safetensors_rows(path)):
+        return _checked(path, *rows, method)
     whole = Embeddings.load(path)
     return _checked(path, whole.modality, whole.ids, lambda rows: whole[rows], method)
 
@@ -122,13 +116,8 @@ def _checked(path: Path, modality: str, ids: np.ndarray, read: Callable[[Rows], 
 
 
 def _of_npy(path: Path, modality: str) -> Source:
-    try:
+    with clear_errors(path), skipping(path.name):
         array = np.load(path, mmap_mode="r", allow_pickle=False)  # (n, d)
-    except (ValueError, OSError) as error:
-        raise CrossgapError(f"{path} is damaged or holds pickled objects, which are never loaded.") from error
-    if array.ndim != 2:
-        raise CrossgapError(f"{path.name} must hold features (n, d), not {array.shape}.")
-    with skipping(path.name):
         good = good_rows(array)
 
     def read(rows: Rows) -> Part:
@@ -139,31 +128,22 @@ def _of_npy(path: Path, modality: str) -> Source:
 
 
 def _safetensors_rows(path: Path) -> tuple[str, np.ndarray, Callable[[Rows], Embeddings]] | None:
-    """(modality, ids, reader of rows) of what ``Embeddings.save`` wrote; None where it is something else."""
-    try:
-        with safe_open(path, "pt") as archive:
-            names = set(archive.keys())
-            header, ids, texts = (read_json(archive, name) for name in ("header", "ids", "texts"))
-            if header is None or ids is None or "features" not in names:
-                return None
-            if len(ids) != archive.get_slice("features").get_shape()[0]:
-                return None
-            ids, texts = strings("ids", ids), None if texts is None else strings("texts", texts)
-    except Exception:  # Embeddings.load says what is wrong
-        return None
+    """(modality, ids, reader of rows) of what ``Embeddings.save`` wrote; None where it is something else.
+
+    The features stay in the file until rows of them are read.
+    """
+    with clear_errors(path):
+        columns = read_columns(path)
+        features, ids = columns.get("features"), columns.get("ids")
+        if not isinstance(features, Tensor) or not isinstance(ids, list) or "modality" not in columns:
+            return None  # Embeddings.load knows the files of others
+        if features.ndim != 2 or len(ids) != len(features):
+            raise CrossgapError(f"{path.name} holds {len(ids)} ids for features of shape {tuple(features.shape)}.")
+        own = {name: strings(name, columns[name]) for name in ("ids", "texts") if columns.get(name) is not None}
+        own |= {"labels": np.asarray(columns["labels"])} if "labels" in columns else {}
+        told = {"class_names": tuple(columns.get("class_names", ())), "modality": columns["modality"]}
 
     def read(rows: Rows) -> Embeddings:
-        with safe_open(path, "pt") as archive:
-            features = _rows_of(archive.get_slice("features"), rows)
-            labels = _rows_of(archive.get_slice("labels"), rows).to(torch.int64).numpy() if "labels" in names else None
-        told = None if texts is None else texts[rows]
-        return Embeddings(features, ids[rows], labels, tuple(header["class_names"]), header["modality"], told)
+        return Embeddings(features[rows], **{name: column[rows] for name, column in own.items()}, **told)
 
-    return header["modality"], ids, read
-
-
-def _rows_of(stored: Any, rows: Rows) -> Tensor:
-    """Rows of a tensor in a safetensors file, and nothing else of it is read."""
-    if isinstance(rows, slice):
-        return stored[rows.start : rows.stop]
-    return torch.cat([stored[k : k + 1] for k in rows.tolist()])
+    return told["modality"], own["ids"], read

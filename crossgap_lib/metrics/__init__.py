@@ -1,7 +1,7 @@
 """Pure measures: features or similarities in, numbers out."""
 
 from crossgap_lib.metrics.bootstrap import bootstrap_interval, resampled_means
-from crossgap_lib.metrics.classification import accuracy, answered_rightly, zero_shot_accuracy
+from crossgap_lib.metrics.classification import accuracy, answered_rightly, linear_probe, zero_shot_accuracy
 from crossgap_lib.metrics.geometry import alignment, gap_vector, modality_gap, overlap_coefficient, uniformity
 from crossgap_lib.metrics.ranking import (
     BLOCK_BYTES,

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.metrics.checks import labels_of, numpy_of, two_sets
+from crossgap_lib.metrics.checks import finite, labels_of, numpy_of, two_sets
 
 if TYPE_CHECKING:
     from crossgap_lib.embeddings.embeddings import Embeddings
@@ -43,6 +46,27 @@ def answered_rightly(scores: Array, labels: np.ndarray, classes: np.ndarray | No
     scores = numpy_of(scores).astype(np.float32)
     own = labels[:, None] == (np.arange(scores.shape[1]) if classes is None else classes)  # (n, c)
     return np.where(own, scores, -np.inf).max(axis=1) > np.where(own, -np.inf, scores).max(axis=1)
+
+
+def linear_probe(features: Vectors, labels: np.ndarray, learns: np.ndarray) -> np.ndarray:
+    """Which rows a linear probe classifies rightly that it was not trained on, bool (rows that do not learn,).
+
+    The probe is logistic regression on standardised features, with scikit-learn's default penalty.
+
+    Args:
+        features: (n, d), of any norm.
+        labels: (n,) the class of each row.
+        learns: (n,) bool, the rows that it is trained on.
+
+    Raises:
+        CrossgapError: fewer than two classes to learn, or no row that is left to be read.
+    """
+    if len(np.unique(labels[learns])) < 2 or learns.all():
+        raise CrossgapError("A linear probe needs pictures of two classes to learn from, and others to read.")
+    x = finite(getattr(features, "features", features), "features")
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    probe.fit(x[learns], labels[learns])
+    return probe.predict(x[~learns]) == labels[~learns]
 
 
 def zero_shot_accuracy(images: Embeddings, class_prompts: Embeddings) -> float:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from html import escape
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossgap_lib.errors import CrossgapError
+from crossgap_lib.errors import CrossgapError, brief, one_sentence
 from crossgap_lib.hub import cached_first
 from crossgap_lib.models.projectors import Projector, projector_of, taken_away, with_one
 from crossgap_lib.store import digest
@@ -97,12 +97,15 @@ class DualEncoder:
 
         Raises CrossgapError where the model has no text tower or the tokenizer can't be had.
         """
-        self._need_text()
-        return cached_first(self.make_tokenizer, f"tokenizer ({self.tokenizer_name})", self.name)
+        self.need_text()
+        with _panics_named(self.name):
+            return cached_first(self.make_tokenizer, f"tokenizer ({self.tokenizer_name})", self.name)
 
     def tokenize(self, texts: str | list[str]) -> Tensor:
         """Token ids, (b, context_length) int64 on the CPU. Raises CrossgapError as ``tokenizer`` does."""
-        ids = self.tokenizer([texts] if isinstance(texts, str) else list(texts))  # (b, L)
+        tokenizer = self.tokenizer
+        with _panics_named(self.name), one_sentence(f"The tokenizer of {self.name} fails"):
+            ids = tokenizer([texts] if isinstance(texts, str) else list(texts))  # (b, L)
         known = getattr(self.net, "vocab_size", None)
         if known and ids.numel() and ids.max() >= known:
             raise CrossgapError(
@@ -128,7 +131,7 @@ class DualEncoder:
 
         Raises CrossgapError for an image-only model and for ids of another length.
         """
-        self._need_text()
+        self.need_text()
         if ids.ndim != 2 or ids.shape[1] != self.context_length:
             raise CrossgapError(f"{self.name} takes ids (b, {self.context_length}), not {tuple(ids.shape)}.")
         return self._encode(self.net.encode_text, ids, "text", before_projection)
@@ -141,7 +144,7 @@ class DualEncoder:
     def projector(self, side: str) -> Projector:
         """The last linear map of the "image" or the "text" encoder. Raises CrossgapError where there is none."""
         if side == "text":
-            self._need_text()
+            self.need_text()
         return projector_of(self.net, side)
 
     @cached_property
@@ -182,9 +185,21 @@ class DualEncoder:
         dtype = AUTOCAST[self.precision]
         return torch.autocast(torch.device(self.device).type, dtype or torch.bfloat16, enabled=dtype is not None)
 
-    def _need_text(self) -> None:
+    def need_text(self) -> None:
+        """Raises CrossgapError for an image-only model."""
         if not self.has_text:
             raise CrossgapError(f"{self.name} encodes images only: it has no text tower.")
+
+
+@contextmanager
+def _panics_named(model: str) -> Iterator[None]:
+    """A panic of the tokenizers library, which is written in Rust, as a sentence; it is no ``Exception`` of Python."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise CrossgapError(f"The tokenizer of {model} is damaged: {brief(error)}") from error
 
 
 # ---------------------------------------------------------------- facts read from the modules

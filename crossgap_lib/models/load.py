@@ -7,18 +7,23 @@ No Python code that comes with a model is ever run: configurations that ask for 
 """
 
 import json
-from collections.abc import Callable
+import logging
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import open_clip
 import timm
 import torch
 from huggingface_hub import constants as hub
-from open_clip.factory import _find_checkpoint_in_dir, load_state_dict  # the very file open_clip would take
+from open_clip.factory import _find_checkpoint_in_dir  # the very file open_clip would take
 from open_clip.transform import MaybeConvertMode
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import Compose
 from transformers import PretrainedConfig
@@ -26,13 +31,34 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from crossgap_lib import paths
 from crossgap_lib.errors import CrossgapError, brief, did_you_mean, one_sentence
-from crossgap_lib.hub import cache_only, cached_first
+from crossgap_lib.hub import cached_first, first_on_hub, numpy_numbers_ignored, read_weights
 from crossgap_lib.models.encoder import AUTOCAST, DualEncoder
 from crossgap_lib.store import digest
 
 TOKENIZER_ARGUMENTS = ("clean", "strip_sep_token", "language")  # what a configuration may tell a tokenizer
+# classes that a tokenizer may name; others are no tokenizers, such as AutoModel, or would call themselves
+TOKENIZER_CLASSES = r"(?!Auto)\w*Tokenizer(Fast)?|\w+Backend"
+NO_WEIGHTS = {"load_weights": False, "pretrained_text": False}  # arguments of open_clip
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")  # what open_clip keeps per published tag
 RANDOM = "random weights, nothing to download"
+WEIGHTS = {  # by configuration: the weights beside it, in the order of preference
+    "open_clip_config.json": ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
+    "config.json": ("model.safetensors", "pytorch_model.bin"),
+}
+TRANSFORMERS = {  # repositories that hold, for transformers, the weights that open_clip or timm know under other names
+    "openai/clip-vit-base-patch32": "ViT-B-32-quickgelu,openai",
+    "openai/clip-vit-base-patch16": "ViT-B-16-quickgelu,openai",
+    "openai/clip-vit-large-patch14": "ViT-L-14-quickgelu,openai",
+    "openai/clip-vit-large-patch14-336": "ViT-L-14-336-quickgelu,openai",
+    "google/siglip-base-patch16-224": "ViT-B-16-SigLIP,webli",
+    "google/siglip2-base-patch16-224": "ViT-B-16-SigLIP2,webli",
+    "facebook/dinov2-small": "timm:vit_small_patch14_dinov2.lvd142m",
+    "facebook/dinov2-base": "timm:vit_base_patch14_dinov2.lvd142m",
+    "facebook/dinov2-large": "timm:vit_large_patch14_dinov2.lvd142m",
+}
+# the largest that a configuration may say, far beyond any model; 2**20 for all other numbers
+LARGEST = dict.fromkeys(("layers", "depth", "depths", "num_layers", "num_hidden_layers"), 1000)
+LARGEST |= dict.fromkeys(("image_size", "img_size", "size"), 10_000)
 
 
 def load_model(spec: str, *, device: str | None = None, precision: str = "fp32", seed: int = 0) -> DualEncoder:
@@ -45,7 +71,11 @@ def load_model(spec: str, *, device: str | None = None, precision: str = "fp32",
       - ``ViT-B-32,PATH``: the same with a weights file (safetensors, or a torch file of plain tensors);
       - ``ViT-B-32,random``: seeded random weights, no download;
       - ``local-dir:PATH``: a folder with ``open_clip_config.json`` (open_clip) or ``config.json`` (timm);
-      - ``timm:NAME`` or ``timm:NAME,random``: an image-only timm model.
+      - ``timm:NAME`` or ``timm:NAME,random``: an image-only timm model;
+      - ``hf-hub:ORG/NAME``: a repository of the hub with an open_clip or timm model.
+
+    Other spellings are understood where they say the same: "ViT-B/32,openai", "openai/clip-vit-base-patch32",
+    "timm:hf_hub:timm/NAME", a folder's path without "local-dir:". The model's name is the spelling above.
 
     ``device`` is CUDA where there is one unless told; ``precision`` is fp32, bf16 or fp16 (autocast; features
     come out as float32); ``seed`` is for random weights. The global random state is left as it was.
@@ -58,9 +88,10 @@ def load_model(spec: str, *, device: str | None = None, precision: str = "fp32",
     device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with torch.random.fork_rng(devices=[]):  # modules draw their first weights even if a checkpoint follows
         torch.default_generator.manual_seed(seed)
-        model = _build(spec)
+        model = _build(_spelled(spec))
     model.net.eval().requires_grad_(False)
     _refuse_nan(model)
+    _try_preprocessing(model)
     model.net.to(device)
     return replace(model, device=device, precision=precision)
 
@@ -86,9 +117,39 @@ def _shipped() -> list[str]:
     return sorted(path.name for path in paths.MINIS.glob("*") if path.is_dir())
 
 
+def _spelled(spec: str) -> str:
+    """``spec`` as ``load_model`` documents it, where people write the same model otherwise."""
+    name, comma, weights = spec.removeprefix(f"{hub.ENDPOINT}/").partition(",")
+    flat = name.replace("/", "-").replace("@", "-").removesuffix("px")  # OpenAI writes ViT-L/14@336px
+    if flat in open_clip.list_models():
+        return flat + comma + weights
+    if "/" in spec and Path(spec).expanduser().is_dir():
+        return f"local-dir:{spec}"
+    on_hub = re.fullmatch(r"(timm:)?(hf[-_]hub:)?([\w.-]+/[\w.-]+)", name)
+    if on_hub is None or (weights and not any(on_hub.groups()[:2])):
+        return spec
+    of_timm, _, repo = on_hub.groups()
+    as_timm, published = f"timm:{repo.removeprefix('timm/')}", _published_in(repo)
+    if as_timm in _timm_names() and (of_timm or not published):
+        return as_timm + comma + weights
+    return (published[0] if published else TRANSFORMERS.get(repo, f"hf-hub:{repo}")) + comma + weights
+
+
+def _published_in(repo: str) -> list[str]:
+    """NAME,TAG of the published weights that lie in a repository of the hub, that of its own name first."""
+    found = [pair for pair in open_clip.list_pretrained() if _repo(*pair) == repo]
+    return [f"{arch},{tag}" for arch, tag in sorted(found, key=lambda pair: pair[0] != repo.partition("/")[2])]
+
+
+def _repo(arch: str, tag: str) -> str:
+    return open_clip.get_pretrained_cfg(arch, tag).get("hf_hub", "").strip("/")
+
+
 def _build(spec: str) -> DualEncoder:
     if spec.startswith("timm:"):
         return _from_timm(spec)
+    if spec.startswith("hf-hub:"):
+        return _from_hub(spec, spec.removeprefix("hf-hub:"))
     if spec.startswith("local-dir:"):
         return _from_folder(spec, Path(spec.removeprefix("local-dir:")).expanduser())
     if spec in _shipped():
@@ -96,19 +157,36 @@ def _build(spec: str) -> DualEncoder:
     return _from_open_clip(spec)
 
 
+def _from_hub(spec: str, repo: str) -> DualEncoder:
+    """Brings configuration and weights into the local cache, which keeps them as a folder."""
+    if "," in repo:
+        raise CrossgapError(
+            f"{spec!r} names weights, but hf-hub:{repo.partition(',')[0]} brings its own: leave them out."
+        )
+
+    def bring() -> Path:
+        config = first_on_hub(repo, tuple(WEIGHTS))
+        _refuse_transformers(config)
+        return first_on_hub(repo, WEIGHTS[config.name]).parent
+
+    return _from_folder(spec, cached_first(bring, "configuration and weights", spec))
+
+
 def _from_folder(spec: str, folder: Path) -> DualEncoder:
     for file in sorted(folder.glob("*config.json")):
-        with one_sentence(f"{file} can't be read"):
-            _refuse_code(json.loads(file.read_text(encoding="utf-8")), str(file))
-    if (folder / "open_clip_config.json").is_file():
-        return _open_clip_folder(spec, folder)
-    if (folder / "config.json").is_file():
-        with cache_only(), one_sentence(f"{folder} can't be loaded as a timm model"):
-            # pretrained=False would silently give random weights
-            net = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
-        return _timm(spec, net, f"read from {folder}")
+        _refuse_code(_json(file), str(file))
+    with one_sentence(f"The model in {folder} can't be loaded"):
+        if (folder / "open_clip_config.json").is_file():
+            return _open_clip_folder(spec, folder)
+        if (folder / "config.json").is_file():
+            return _timm_folder(spec, folder)
     lack = "holds neither open_clip_config.json (open_clip) nor config.json (timm)"
     raise CrossgapError(f"{folder} {lack if folder.is_dir() else 'is not a folder'}.")
+
+
+def _json(file: Path) -> Any:
+    with one_sentence(f"{file} can't be read"):
+        return json.loads(file.read_text(encoding="utf-8"))
 
 
 # --- open_clip -------------------------------------------------------------------------------------------
@@ -183,15 +261,16 @@ def _quick_gelu(arch: str, base: str, tag: str) -> tuple[bool, tuple[str, ...]]:
 
 
 def _open_clip_folder(spec: str, folder: Path) -> DualEncoder:
-    with one_sentence(f"{folder / 'open_clip_config.json'} can't be read"):
-        config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
-        file = _find_checkpoint_in_dir(folder)
+    config, file = _json(folder / "open_clip_config.json"), _find_checkpoint_in_dir(folder)
     if file is None:
         raise CrossgapError(f"{folder} holds no weights, such as open_clip_model.safetensors.")
+    _refuse_odd_parts(config, folder)
     arch, notes = f"local-dir:{folder}", [f"read from {folder}"]
     if not config.get("preprocess_cfg"):
         notes.append("the folder states no preprocessing, so it is open_clip's default")
     model = _open_clip(spec, arch, file, tuple(notes), {})
+    if spec.startswith("hf-hub:"):  # its tokenizer is where the configuration says, often in another repository
+        return replace(model, make_tokenizer=lambda: _tokenizer(spec))
     if (folder / "tokenizer.json").is_file():  # its content, since features depend on that and not on its path
         content = digest([(folder / "tokenizer.json").read_bytes()])[:8]
         model = replace(model, tokenizer_name=f"tokenizer.json {content}")
@@ -205,12 +284,16 @@ def _open_clip_folder(spec: str, folder: Path) -> DualEncoder:
 
 def _open_clip(spec: str, arch: str, file: str | None, notes: tuple[str, ...], settings: dict[str, Any]) -> DualEncoder:
     """Build ``arch`` with open_clip's arguments ``settings`` and fill it from ``file``."""
-    off = {"load_weights": False, "pretrained_text": False}
 
     def build() -> tuple[nn.Module, Any, Any]:
         if name := _text_cfg(arch).get("hf_model_name"):
-            _refuse_code(PretrainedConfig.get_config_dict(name)[0], f"The text encoder {name}")
-        return open_clip.create_model_and_transforms(arch, **off, **settings)
+            theirs, _ = PretrainedConfig.get_config_dict(name)
+            _refuse_code(theirs, f"The text encoder {name}")
+            _refuse_absurd(theirs, name)
+        if arch.startswith("local-dir:"):
+            with torch.device("meta"):
+                _refuse_oversize(open_clip.create_model(arch, device="meta", **NO_WEIGHTS), file)
+        return open_clip.create_model_and_transforms(arch, **NO_WEIGHTS, **settings)
 
     net, _, preprocess = cached_first(build, "configuration", spec)
     if file is not None:
@@ -250,41 +333,100 @@ def _tokenizer(arch: str) -> Callable[..., Tensor]:
         )
     if not (source := text.get("hf_tokenizer_name")):
         return open_clip.get_tokenizer(arch)
-    if not arch.startswith("local-dir:"):  # a folder's configurations were read when the model was
-        _refuse_code(get_tokenizer_config(source), f"The tokenizer {source}")
+    if arch.startswith("local-dir:"):
+        source = arch.removeprefix("local-dir:")
+    config = get_tokenizer_config(source)
+    _refuse_code(config, f"The tokenizer {source}")
+    if not re.fullmatch(TOKENIZER_CLASSES, name := str(config.get("tokenizer_class") or "Tokenizer")):
+        raise CrossgapError(
+            f"The tokenizer {source} names {name!r} as its class, which is no tokenizer of transformers."
+        )
     return open_clip.get_tokenizer(arch, trust_remote_code=False)
 
 
-def _refuse_code(config: Any, where: str) -> None:
-    """Stops at ``auto_map``, at any depth: it names Python files beside the weights, which transformers would run."""
-    if isinstance(config, dict) and "auto_map" in config:
-        raise CrossgapError(
-            f"{where} asks for Python code of its own (auto_map), and code that comes with a model is never run here: "
-            "take a version of the model that needs none."
-        )
-    for part in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
-        _refuse_code(part, where)
-
-
 def _fill(net: nn.Module, file: str) -> None:
+    if Path(file).suffix in (".npz", ".npy"):  # big_vision's, which open_clip itself reads, without pickles
+        with one_sentence(f"{file} can't be loaded"):
+            open_clip.load_checkpoint(net, file)
+        return
+    tensors = read_weights(Path(file))
     try:
-        open_clip.load_checkpoint(net, file)  # strict, and torch files with weights_only: never a pickle
+        with mock.patch.object(open_clip.factory, "load_state_dict", return_value=dict(tensors)):
+            open_clip.load_checkpoint(net, file)  # strict; converts what it has read, which are our tensors
     except Exception as error:
-        raise CrossgapError(f"{file} can't be loaded: {_misfits(net, file) or brief(error)}") from error
+        raise CrossgapError(f"{file} can't be loaded: {_misfits(net, tensors) or brief(error)}") from error
 
 
-def _misfits(net: nn.Module, file: str) -> str:
+def _misfits(net: nn.Module, found: dict[str, Tensor]) -> str:
     """The first tensors of another shape, in words, or "" where all fit; positions may differ, as they are resized."""
-    try:
-        found = load_state_dict(file)
-    except Exception:
-        return ""
     shapes = (
         f"{key} is {tuple(found[key].shape)} where the model has {tuple(wanted.shape)}"
         for key, wanted in net.state_dict().items()
         if key in found and found[key].numel() != wanted.numel() and not key.endswith("positional_embedding")
     )
     return "; ".join(islice(shapes, 3))
+
+
+# --- configurations that can't be trusted ----------------------------------------------------------------
+
+
+def _refuse_code(config: Any, where: str) -> None:
+    """Stops at what names code, at any depth.
+
+    ``auto_map`` names Python files beside the weights, which transformers would run, and an attention implementation
+    "ORG/NAME" a kernel of the hub, which it would fetch and run.
+    """
+    parts = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
+    for key, part in parts:
+        if key == "auto_map" or ("_implementation" in str(key) and "/" in str(part)):
+            raise CrossgapError(
+                f"{where} asks for Python code of its own ({key}), and code that comes with a model is never run here: "
+                "take a version of the model that needs none."
+            )
+        _refuse_code(part, where)
+
+
+def _refuse_odd_parts(config: dict[str, Any], folder: Path) -> None:
+    """Stops at names that lead out of the folder, and at sizes that no model has."""
+    parts = config.get("model_cfg", {})
+    trunk = parts.get("vision_cfg", {}).get("timm_model_name")
+    if trunk is not None and f"timm:{trunk}" not in _timm_names():
+        raise CrossgapError(f"{folder} names {trunk!r} as its image encoder, which is no model of timm.")
+    for key in ("hf_model_name", "hf_tokenizer_name"):
+        if not isinstance(name := parts.get("text_cfg", {}).get(key, ""), str | None):
+            raise CrossgapError(f"{folder} gives {name!r} as {key}, which is not a name.")
+    _refuse_absurd(config, folder)
+
+
+def _refuse_absurd(config: Any, where: object, key: str = "") -> None:
+    """Stops at numbers with which building a model would not end, or would end the machine's memory."""
+    for key, part in config.items() if isinstance(config, dict) else ((key, part) for part in config):
+        if isinstance(part, dict | list):
+            _refuse_absurd(part, where, key)
+        elif isinstance(part, int | float) and not abs(part) <= LARGEST.get(key, 2**20):
+            raise CrossgapError(f"The configuration of {where} says {key}: {part:g}, which no model has.")
+
+
+def _refuse_oversize(net: nn.Module, file: str) -> None:
+    """Stops where a model, built on the device "meta" without memory, has more numbers than its file has bytes."""
+    numbers = sum(tensor.numel() for tensor in chain(net.parameters(), net.buffers()))
+    size = Path(file).stat().st_size
+    if numbers > size + 2**24:  # some masks are not in the file
+        raise CrossgapError(
+            f"The configuration describes a model of {numbers:,} numbers, and {file} has {size:,} bytes: "
+            "they don't belong together."
+        )
+
+
+def _refuse_transformers(config: Path) -> None:
+    """Stops at a configuration of transformers, which names no architecture of timm."""
+    found = _json(config)
+    if config.name == "config.json" and "model_type" in found and "architecture" not in found:
+        same = TRANSFORMERS.get(str(found.get("_name_or_path")), "ViT-B-32-quickgelu,openai")
+        raise CrossgapError(
+            f"{config.parent} holds a transformers model ({found['model_type']}), which is not read here: name the "
+            f"same weights as open_clip or timm has them, such as {same}, or give a folder that one of these two saved."
+        )
 
 
 # --- timm ------------------------------------------------------------------------------------------------
@@ -308,6 +450,44 @@ def _from_timm(spec: str) -> DualEncoder:
     return _timm(spec, net, f"cached in {hub.HF_HUB_CACHE}")
 
 
+def _timm_folder(spec: str, folder: Path) -> DualEncoder:
+    name, config = f"local-dir:{folder}", folder / "config.json"
+    _refuse_transformers(config)
+    _refuse_absurd(_json(config), folder)
+    with one_sentence(f"{folder} can't be loaded as a timm model"), numpy_numbers_ignored(), _heard() as said:
+        files = [file for file in sorted(folder.iterdir()) if file.suffix in (".safetensors", ".bin", ".pth")]
+        if not files:
+            raise CrossgapError(f"{folder} holds no weights, such as model.safetensors.")
+        with torch.device("meta"):
+            largest = str(max(files, key=lambda file: file.stat().st_size))
+            _refuse_oversize(timm.create_model(name, num_classes=0), largest)
+        try:  # pretrained=False would silently give random weights
+            net = timm.create_model(name, pretrained=True, num_classes=0)
+        except Exception:
+            for file in files:
+                read_weights(file)  # says in one sentence what is wrong with a file, where one is at fault
+            raise
+    if missing := [words for words in said if words.startswith("Missing keys")]:
+        raise CrossgapError(f"{folder} can't be loaded as a timm model: {brief(missing[0])}")
+    return _timm(spec, net, f"read from {folder}")
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """What timm logs while it loads: of weights that the file lacks, and that stay random, it says no more."""
+    log, said, handler = logging.getLogger("timm.models"), [], logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    level, log.propagate = log.level, False
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    try:
+        yield said
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = True
+
+
 def _timm(spec: str, net: nn.Module, source: str) -> DualEncoder:
     cfg = timm.data.resolve_model_data_config(net)
     preprocessing = {key: cfg[key] for key in ("mean", "std", "interpolation")}
@@ -324,6 +504,14 @@ def _refuse_nan(model: DualEncoder) -> None:
     for name, tensor in model.net.state_dict().items():
         if not tensor.sum().isfinite():  # one NaN or infinity is enough to show in the sum
             raise CrossgapError(f"The weights of {model.name} hold NaN or infinity, first in {name}.")
+
+
+def _try_preprocessing(model: DualEncoder) -> None:
+    """Refuses a configuration with which no picture can be prepared, before any is read."""
+    with one_sentence(f"The preprocessing of {model.name} does not work"):
+        pixels = model.preprocess(Image.new("RGB", (8, 8)))
+        if pixels.ndim != 3 or not pixels.isfinite().all():
+            raise CrossgapError(f"The preprocessing of {model.name} makes pixels that are not numbers.")
 
 
 def _usable(device: str) -> str:

@@ -11,7 +11,7 @@ from crossgap_lib.plots.degrees_of_freedom import (
 )
 from crossgap_lib.plots.dogs_vs_cats import agreement_dots, stage_lines
 from crossgap_lib.plots.few_shot import accuracy_panels, names_bars, shot_gains
-from crossgap_lib.plots.gains import band_gains, gain_curves, gain_grid, line_panels
+from crossgap_lib.plots.gains import band_gains, change_dots, gain_curves, gain_grid, gap_points, line_panels
 from crossgap_lib.plots.gap import gap_dimensions, gap_ladder, gap_map
 from crossgap_lib.plots.inversion import against_compute, inversion_curves
 from crossgap_lib.plots.maps import cone_curves, map_grid, projected_histograms, walk_panels

@@ -1,6 +1,7 @@
 """Contact sheets: pictures in a grid, and queries above their nearest neighbours."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -43,11 +44,11 @@ def neighbour_pairs(table: pd.DataFrame, pictures: Mapping[int, Image.Image], na
             ax.set_yticks([])
             ax.spines[:].set(visible=True, color=edge, linewidth=2.5)
             if pd.isna(k):
-                ax.text(0.5, 0.5, f"no other\n{names[row.query]}", ha="center", va="center", fontsize=9)
+                ax.text(0.5, 0.5, f"no other\n{fill(names[row.query], 18)}", ha="center", va="center", fontsize=9)
                 continue
             ax.imshow(pictures[k])
             first = role == nearer
-            title = f"{names[k]}{score}{', nearer' if first else ''}"
+            title = fill(f"{names[k]}{score}{', nearer' if first else ''}", 22)  # as wide as a picture
             ax.set_title(title, fontsize=9, fontweight="bold" if first else "normal", pad=3)
     for ax, label in zip(axes[:, 0], ("query", "nearest of\nanother class", "nearest of\nits own class"), strict=True):
         ax.set_ylabel(label)

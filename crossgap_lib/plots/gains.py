@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import product
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -90,7 +91,7 @@ def band_gains(spectrum: Sequence[float], band: tuple[int, int], table: pd.DataF
     left.plot(np.arange(1, r + 1), spectrum, color="black", linewidth=1.8)
     look = {"facecolor": COLOURS["projection"], "alpha": 0.25, "hatch": "//", "edgecolor": "white"}
     left.axvspan(band[0] + 0.5, r - band[1] + 0.5, label="kept by IsoCLIP", **look)
-    left.set(xlabel="direction", ylabel=r"singular value of $W_i^\top W_t$", yscale="log", xlim=(0.5, r + 0.5))
+    left.set(xlabel="direction", ylabel="singular value of Wᵢᵀ Wₜ", yscale="log", xlim=(0.5, r + 0.5))
     left.legend(loc="lower left", fontsize=9)
     _line(right, table, "share", 0, COLOURS["projection"], "measured", best=False)
     _diamonds(right, reported, "share")
@@ -167,3 +168,58 @@ def _points(ax: Axes, rows: pd.DataFrame, x: str, k: int, colour: tuple, name: s
         ax.errorbar(rows[x], rows["value"], whiskers(rows), label=name, capsize=2, **look)
         if "chance" in rows:
             ax.plot(rows[x], rows["chance"], ":", color=colour, linewidth=1.4)
+
+
+@styled
+def gap_points(table: pd.DataFrame, reported: pd.DataFrame) -> Figure:
+    """Gains over native features against the modality gap, a mark for each model, with paired 95 % intervals.
+
+    Args:
+        table: columns model, panel, gap, gain, gain low, gain high, family. Lines join the models of a family, in the
+            order of their gaps; those without one stand alone.
+        reported: published values, drawn as diamonds: columns panel, gap, gain and name.
+    """
+    titles, models = (list(dict.fromkeys(table[name])) for name in ("panel", "model"))
+    figure, axes = new_figure(1, len(titles), width=10.8 / len(titles), height=4.9, sharey=True)
+    for ax, title in zip(axes[0], titles, strict=True):
+        part = table[table["panel"] == title]
+        for _, family in part.sort_values("gap").groupby("family"):
+            ax.plot(family["gap"], family["gain"], color="#999999", linewidth=1, zorder=1)
+        for model, row in part.groupby("model"):
+            look = line_look(models.index(model), linestyle="", markersize=8)
+            ax.errorbar(row["gap"], row["gain"], whiskers(row, "gain"), capsize=2, label=model, **look)
+        _diamonds(ax, reported[reported["panel"] == title], "gap")
+        ax.axhline(0, color="black", linewidth=0.8)
+        ax.set(title=title, xlabel="modality gap (Eq. 7)", xlim=(-0.05, None))
+    axes[0, 0].set_ylabel(_GAIN)
+    handles = {name: handle for ax in axes[0] for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+    names = sorted(handles, key=lambda name: models.index(name) if name in models else len(models))
+    figure.legend([handles[name] for name in names], names, loc="outside lower left", ncols=4, fontsize=9)
+    return figure
+
+
+@styled
+def change_dots(table: pd.DataFrame) -> Figure:
+    """What models change against one that they are compared with, a panel a quantity, with paired 95 % intervals.
+
+    ``table``: columns panel, model, gain, gain low, gain high, in the unit that the panel's name ends in.
+    """
+    titles, models = (list(dict.fromkeys(table[name])) for name in ("panel", "model"))
+    columns = min(4, len(titles))
+    rows = -(-len(titles) // columns)
+    size = {"width": 10.8 / columns, "height": 0.9 + 0.3 * len(models)}
+    figure, axes = new_figure(rows, columns, **size, sharey=True)
+    for ax, title in zip(axes.flat, titles, strict=False):
+        for model, row in table[table["panel"] == title].groupby("model"):
+            k = models.index(model)
+            ax.errorbar(
+                row["gain"], [-k], xerr=whiskers(row, "gain"), capsize=2, **line_look(k, linestyle="", markersize=6)
+            )
+        ax.axvline(0, color="black", linewidth=0.8)
+        ax.set(ylim=(0.5 - len(models), 0.5))
+        ax.set_title(fill(title, 18), fontsize=10)
+        ax.set_yticks(-np.arange(len(models)), models)
+        ax.tick_params(axis="y", length=0)
+    for ax in axes.flat[len(titles) :]:
+        ax.axis("off")
+    return figure

@@ -11,16 +11,20 @@ from sklearn.decomposition import PCA
 
 from crossgap_lib.embeddings.embeddings import Embeddings, drawn_rows
 from crossgap_lib.plots.style import COLOURS, MARKERS, PUBLISHED, SERIES, new_figure, styled
+from crossgap_lib.tasks.pairs import MOST_COMPARED
+
+_SHOWN = 1200  # points of a modality
 
 
 @styled
-def gap_map(images: Embeddings, texts: Embeddings, *, limit: int = 1000, seed: int = 0) -> Figure:
+def gap_map(images: Embeddings, texts: Embeddings, *, limit: int = _SHOWN, seed: int = 0) -> Figure:
     """Both modalities on their first two principal components, with centroids and gap vector.
 
-    At most ``limit`` pairs are shown, drawn with ``seed``; the title states how many.
+    At most ``limit`` pairs are shown, drawn with ``seed``; the title states how many. The components are those of at
+    most MOST_COMPARED pairs.
     """
-    rows = np.sort(drawn_rows(images.ids, limit, seed))
-    both = np.vstack([images.features.numpy(), texts.features.numpy()])
+    rows, some = (np.sort(drawn_rows(images.ids, n, seed)) for n in (limit, MOST_COMPARED))
+    both = np.vstack([images.features.numpy()[some], texts.features.numpy()[some]])
     pca = PCA(2, random_state=seed).fit(both)
     figure, axes = new_figure(width=6.4, height=4.4)
     ax = axes[0, 0]
@@ -40,8 +44,11 @@ def gap_map(images: Embeddings, texts: Embeddings, *, limit: int = 1000, seed: i
 
 
 @styled
-def gap_dimensions(table: pd.DataFrame, images: Embeddings, texts: Embeddings, top: int = 12) -> Figure:
-    """The dimensions with the largest shares of the gap, and both modalities on the first two of them."""
+def gap_dimensions(
+    table: pd.DataFrame, images: Embeddings, texts: Embeddings, top: int = 12, *, seed: int = 0
+) -> Figure:
+    """The dimensions with the largest shares of the gap, and some pairs, drawn with ``seed``, on the first two."""
+    rows = np.sort(drawn_rows(images.ids, _SHOWN, seed))
     figure, axes = new_figure(1, 2, width=5.4, height=3.8)
     best = table.head(top)
     names = best["dimension"].astype(str)
@@ -52,8 +59,9 @@ def gap_dimensions(table: pd.DataFrame, images: Embeddings, texts: Embeddings, t
     axes[0, 0].set_title("number above: accuracy (%) of that dimension alone", fontsize=10)
     first, second = best["dimension"].iloc[:2]
     for e, name in ((images, "image"), (texts, "text")):
-        _cloud(axes[0, 1], e.features.numpy()[:, [first, second]], name)
-    axes[0, 1].set(xlabel=f"dimension {first}", ylabel=f"dimension {second}", title="the two largest")
+        _cloud(axes[0, 1], e.features.numpy()[np.ix_(rows, [first, second])], name)
+    axes[0, 1].set(xlabel=f"dimension {first}", ylabel=f"dimension {second}")
+    axes[0, 1].set_title(f"the two largest, {len(rows)} of {len(images)} pairs")
     axes[0, 1].legend()
     return figure
 

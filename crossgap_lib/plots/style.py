@@ -8,7 +8,9 @@ shares no colour with them. Figures have an opaque white ground, so they read th
 """
 
 import os
-from collections.abc import Callable
+import re
+import warnings
+from collections.abc import Callable, Sequence
 from functools import wraps
 from io import BytesIO
 from pathlib import Path
@@ -18,10 +20,16 @@ from typing import Any, TypeVar
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
+from matplotlib.text import Text
+from matplotlib.ticker import Formatter, LogFormatterMathtext
 
+from crossgap_lib.errors import printable
 from crossgap_lib.paths import FIGURES
 
+pd.set_option("display.html.use_mathjax", False)  # names in the tables of notebooks may hold "$"
 T = TypeVar("T")
 
 COLOURS = {"image": "#0072B2", "text": "#E69F00", "oti": "#D55E00", "ovi": "#009E73", "projection": "#CC79A7"}
@@ -32,7 +40,14 @@ PUBLISHED = "#444444"  # what a paper reports, always a black-grey diamond or da
 SERIES = ("#1b1b1b", "#8c510a", "#7a8b00", "#4b2e83", "#5e6e7e", "#c9a66b")  # models, classifiers
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 MARKS = ("o", "^", "s", "D", "P", "X", "v", "<", ">", "*")  # of lines that stand for no modality
+# Fonts for what matplotlib's own has no glyphs of, such as Chinese or Japanese, as systems have them.
+_FALLBACKS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Hiragino Sans", "PingFang SC", "Microsoft YaHei"),
+    *("Yu Gothic", "Malgun Gothic", "Noto Sans Devanagari", "Nirmala UI", "Arial Unicode MS", "Noto Emoji", "Symbola"),
+)
 _RC = {
+    "font.family": ["DejaVu Sans", *sorted(set(get_font_names()) & {*_FALLBACKS}, key=_FALLBACKS.index)],
+    "text.parse_math": False,  # names may hold "$"
     **{"figure.facecolor": "white", "savefig.facecolor": "white", "axes.spines.top": False, "axes.spines.right": False},
     **{"axes.grid": True, "grid.alpha": 0.25, "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold"},
     **{"legend.frameon": False, "axes.axisbelow": True, "svg.hashsalt": "crossgap", "svg.fonttype": "none"},
@@ -44,7 +59,8 @@ def styled(plot: Callable[..., T]) -> Callable[..., T]:
 
     @wraps(plot)
     def styled(*args: Any, **kwargs: Any) -> T:
-        with mpl.rc_context(_RC):
+        with mpl.rc_context(_RC), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands there
             return plot(*args, **kwargs)
 
     return styled
@@ -55,8 +71,40 @@ class ShownFigure(Figure):
 
     alt = ""  # what those hear who can't see it
 
+    def draw(self, renderer: RendererBase) -> None:
+        for text in self.findobj(Text):
+            text.set_text(printable(text.get_text()))
+        for axis in (axis for ax in self.axes for axis in (ax.xaxis, ax.yaxis)):
+            for ticks in (axis.major, axis.minor):
+                if not isinstance(ticks.formatter, _Words):
+                    ticks.formatter = _Words(ticks.formatter)
+        super().draw(renderer)
+
     def _repr_png_(self) -> tuple[bytes, dict[str, str]]:
         return png_bytes(self), {"alt": self.alt}
+
+
+class _Words(Formatter):
+    """The labels of another formatter as words: names printable, powers of ten in Unicode and not as a formula."""
+
+    def __init__(self, inner: Formatter):
+        self.inner, self.get_offset = inner, inner.get_offset
+
+    def __call__(self, value: float, place: int | None = None) -> str:
+        return self.inner(value, place)
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        say = _power if isinstance(self.inner, LogFormatterMathtext) else printable
+        return [say(str(label)) for label in self.inner.format_ticks(values)]
+
+
+_RAISED = str.maketrans("-\u22120123456789", "\u207b\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
+
+
+def _power(label: str) -> str:
+    """``$\\mathdefault{2\\times10^{-3}}$`` as 2 times ten to the power of -3, in characters that stand raised."""
+    plain = label.removeprefix(r"$\mathdefault{").removesuffix("}$").replace(r"\times", "\u00d7")
+    return re.sub(r"\^\{(.*?)\}", lambda found: found[1].translate(_RAISED), plain)
 
 
 def new_figure(
@@ -111,18 +159,25 @@ def save_figure(
     """Writes name.png and name.svg, and the numbers behind them to name.csv; returns the figure for display.
 
     Args:
+        name: of the files; what names of files had better not hold, such as /, becomes a hyphen.
         title: what is to be seen, above the figure.
         stamp: model, number of queries and pictures, and seed, small below it.
         alt: one or two sentences for those who can't see the figure: what is drawn against what. They are kept in the
             files, and the site shows them as the caption.
     """
     _frame(figure, title, stamp)
+    name, alt = file_stem(name), printable(alt)
     figure.alt = alt
     figure.savefig(folder / f"{name}.png", dpi=110, metadata={"Software": None, "Description": alt})
     figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Description": alt})
     if data is not None:
         data.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
     return figure
+
+
+def file_stem(name: str) -> str:
+    """A name for a file on any system, of letters, digits, dots, underscores and hyphens."""
+    return re.sub(r"[^\w.]+", "-", name)[:60].strip("-.") or "-"
 
 
 def _frame(figure: Figure, title: str, stamp: str) -> None:

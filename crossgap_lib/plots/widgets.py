@@ -148,7 +148,7 @@ def _ways_to(step: w.SelectionSlider, jump: Callable[[w.Button], None] | None) -
 
 
 def _readout(words: str) -> str:
-    return f"<p class='crossgap-readout'>{words}</p>"
+    return f"<p class='crossgap-readout'>{html.escape(words)}</p>"
 
 
 def selection(name: str, values: Sequence, start: object = None) -> w.SelectionSlider:
@@ -233,7 +233,7 @@ def neighbour_explorer(runs: Mapping[int, Inversion], gallery: Embeddings, photo
         rows = found[n, step][query]
         right = int((gallery.labels[rows] == own.labels[query]).sum())
         words = f"{counted(n, 'pseudo-token')}, step {step}: {right} of {k} nearest are of its class, {names[query]}"
-        said.value = _readout(html.escape(words))
+        said.value = _readout(words)
         native.value = strip("nearest to its own feature", query, natively[query])
         inverted.value = strip("nearest to its OTI feature", query, rows)
 

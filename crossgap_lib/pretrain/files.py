@@ -7,12 +7,13 @@ from typing import Any
 import open_clip
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 
 from crossgap_lib.datasets import world
 from crossgap_lib.pretrain.recipes import Recipe
+from crossgap_lib.store import whole
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 CONTEXT = 24
@@ -102,7 +103,8 @@ def write_weights(folder: Path, net: nn.Module) -> None:
     """
     halves = {name: t.detach().cpu().half().contiguous() for name, t in net.state_dict().items()}
     name = "model.safetensors" if (folder / "config.json").is_file() else "open_clip_model.safetensors"
-    save_file(halves, folder / name, metadata={"format": "pt"})
+    with whole(folder / name) as part:
+        part.write_bytes(save(halves, metadata={"format": "pt"}))
 
 
 def new_open_clip(folder: Path, seed: int, *, shared: bool = False) -> nn.Module:

@@ -10,9 +10,6 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from crossgap_lib import metrics
 from crossgap_lib.datasets import world
@@ -101,20 +98,11 @@ def _row(quantity: str, method: str, values: np.ndarray) -> Row:
 
 
 def _gap(model: DualEncoder, images: Embeddings) -> list[Row]:
-    """``gap_report`` on pictures and their own captions, the relative modality gap, and the logit scale.
-
-    RMG (Schrodi et al. 2025) is d(pairs) / (d(pairs) + (d(image-image) + d(text-text)) / 2), with d the mean of
-    (1 - cosine) / 2.
-    """
+    """``gap_report`` on pictures and their own captions, and the logit scale."""
     captions = encode_texts(model, images.texts.tolist(), cache=False)
     report = gap_report(images, captions)
-    alone = np.nan, np.nan, len(images)
     rows = [("", r.quantity, NATIVE, r.value, r.low, r.high, len(images)) for r in report.itertuples()]
-    distance = (1 - report.set_index("quantity")["value"]) / 2
-    apart = distance["mean cosine of pairs"]
-    within = distance[["mean cosine image-image", "mean cosine text-text"]].mean()
-    rows.append(("", "RMG", NATIVE, apart / (apart + within), *alone))
-    return [*rows, ("", "logit scale", NATIVE, model.describe().logit_scale, *alone)]
+    return [*rows, ("", "logit scale", NATIVE, model.describe().logit_scale, np.nan, np.nan, len(images))]
 
 
 def _overlap(images: Embeddings) -> Row:
@@ -209,7 +197,5 @@ def _probes(views: Mapping[str, View], asked: Embeddings, learns: np.ndarray) ->
     most = np.bincount(asked.labels[learns]).argmax()
     rows = [_row("linear probe", "chance", asked.labels[~learns] == most)]
     for name, (features, _) in views.items():
-        x, probe = features.features.numpy(), make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-        probe.fit(x[learns], asked.labels[learns])
-        rows.append(_row("linear probe", name, probe.predict(x[~learns]) == asked.labels[~learns]))
+        rows.append(_row("linear probe", name, metrics.linear_probe(features.features, asked.labels, learns)))
     return rows

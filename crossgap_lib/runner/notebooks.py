@@ -6,8 +6,10 @@ What papermill lets pass is refused here: unknown parameters, and errors inside 
 
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import starmap
 from pathlib import Path
@@ -22,7 +24,7 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpecManager
 from traitlets import default
 
-from crossgap_lib.errors import CrossgapError, did_you_mean
+from crossgap_lib.errors import CrossgapError, did_you_mean, one_sentence
 from crossgap_lib.paths import FIGURES, NOTEBOOKS
 from crossgap_lib.processes import environment, locked, side_by_side
 from crossgap_lib.progress import watched
@@ -74,7 +76,7 @@ def run_notebooks(
 
     Raises:
         CrossgapError: an unknown notebook, a parameter that nobody declares or whose value is not what was declared, a
-            notebook that can't be read, or a folder into which another run is writing.
+            notebook that can't be read, or a folder that can't be written or into which another run is writing.
     """
     cwd = Path(cwd or Path.cwd()).absolute()
     declared = {path: declared_parameters(path) for path in _choose(tuple(only), Path(notebooks))}
@@ -83,7 +85,9 @@ def run_notebooks(
     out = Path(out or own_folder(defaults, given)).absolute()
     asked = [(path, given[path], defaults[path] | given[path], force, out, cwd) for path in declared]
     runs = {}
-    with locked(out):
+    with ExitStack() as until_the_end:
+        with one_sentence(f"The figures can't be written to {out}, give another folder by --out"):
+            until_the_end.enter_context(locked(out))
         for run in side_by_side(_run, asked, jobs, lost=_lost) if jobs > 1 else starmap(_run, asked):
             runs[run.name] = run
             if report:
@@ -155,8 +159,16 @@ def _refusal(name: str, lacking: list[Path], declared: Mapping[Path, Mapping]) -
 
 
 def _run(notebook: Path, given: dict, values: dict, force: bool, out: Path, cwd: Path) -> Run:
+    try:
+        return _run_if_stale(notebook, given, values, force, out, cwd)
+    except OSError as error:  # as where the disk is full: the others still run, and the old figures stay
+        return Run(notebook.stem, out, "failed", message=_brief(type(error).__name__, str(error)))
+
+
+def _run_if_stale(notebook: Path, given: dict, values: dict, force: bool, out: Path, cwd: Path) -> Run:
     name = notebook.stem
     folder, failed = out / name, out / f"{name}.failed.ipynb"
+    _clear_up(folder)
     key = run_key(notebook, values, cwd)
     if not force and not failed.exists() and is_fresh(folder, key):
         return Run(name, out, "fresh")
@@ -173,6 +185,14 @@ def _run(notebook: Path, given: dict, values: dict, force: bool, out: Path, cwd:
         _swap(stage, folder)
     failed.unlink(missing_ok=True)
     return Run(name, out, "ran", seconds)
+
+
+def _clear_up(folder: Path) -> None:
+    """Removes what a run that was killed has left, once the old figures are back in their place."""
+    for part in folder.parent.glob(f".{folder.name}.part-*"):
+        if (part / "old").exists() and not folder.exists():
+            (part / "old").rename(folder)
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _lost(asked: tuple, exit_code: int) -> Run:
@@ -192,7 +212,8 @@ def _execute(notebook: Path, executed: Path, given: dict, cwd: Path) -> str:
     }
     figures = str(executed.parent.parent)  # the notebook writes to CROSSGAP_FIGURES/NN_name
     try:
-        with environment(CROSSGAP_FIGURES=figures, CROSSGAP_HEADLESS="1"):
+        own = f"{figures}/.ipython"  # neither the user's start-up files nor a home that can't be written
+        with environment(CROSSGAP_FIGURES=figures, CROSSGAP_HEADLESS="1", IPYTHONDIR=own):
             papermill.execute_notebook(_literal(notebook), _literal(executed), given, **options)
     except papermill.PapermillExecutionError as error:
         return f"cell [{error.exec_count}]: {_brief(error.ename, error.evalue)}"
@@ -203,9 +224,11 @@ def _execute(notebook: Path, executed: Path, given: dict, cwd: Path) -> str:
 
 def _last_begun(executed: Path) -> str:
     """The cell in which a kernel died: papermill knows only that it did."""
-    if not executed.exists():  # as where the disk is full
+    try:
+        cells = nbformat.read(executed, as_version=4).cells
+    except (OSError, ValueError):  # none, or half of one, as where the disk is full
+        executed.unlink(missing_ok=True)
         return ""
-    cells = nbformat.read(executed, as_version=4).cells
     begun = [c for c in cells if c.cell_type == "code" and c.metadata.get("papermill", {}).get("start_time")]
     return f"cell [{len(begun)}]: " if begun else ""
 

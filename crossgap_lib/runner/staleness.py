@@ -3,17 +3,25 @@
 import json
 import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import chdir, suppress
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
-from crossgap_lib.paths import DATA, MINIS, ROOT
+from crossgap_lib.datasets.files import absolute, files_in, stamp
+from crossgap_lib.datasets.load import load_dataset
+from crossgap_lib.datasets.named.places import root_and_split
+from crossgap_lib.datasets.named.table import SETS
+from crossgap_lib.errors import CrossgapError
+from crossgap_lib.paths import DATA, MINIS
 from crossgap_lib.store import content_digest, digest
 
-PACKAGE = ROOT / "crossgap_lib"
+PACKAGE = Path(__file__).resolve().parents[1]
 RECORD = ".run.json"  # the record's name, in each notebook's folder of figures
 _FOLDERS = re.compile(r"(?<![^\s:,;=('\"\[])/(?:[^/:,;]+/)*")  # the folders of an absolute path, anywhere in a spec
 
@@ -48,8 +56,8 @@ def write_record(folder: Path, key: str, values: Mapping[str, Any], seconds: flo
 
 
 def _written(folder: Path) -> dict[str, str]:
-    """Name -> digest of the content of each file that a notebook has written, but for the record."""
-    return {name: content for name, content in _contents(folder) if name != RECORD}
+    """Name -> digest of the content of each file that a notebook has written; the record is a hidden file."""
+    return dict(_contents(folder))
 
 
 def run_key(notebook: Path, values: Mapping[str, Any], cwd: Path) -> str:
@@ -58,10 +66,12 @@ def run_key(notebook: Path, values: Mapping[str, Any], cwd: Path) -> str:
     That is the notebook's cells, the library, the parameters and the files that they name (looked up from ``cwd``), and
     the tables in ``data``.
     """
-    return digest(_facts(notebook, values, cwd))
+    notebook = notebook.absolute()
+    with chdir(cwd), warnings.catch_warnings(action="ignore"):  # the notebook itself will say what is left out
+        return digest(_facts(notebook, values))
 
 
-def _facts(notebook: Path, values: Mapping[str, Any], cwd: Path) -> Iterator[object]:
+def _facts(notebook: Path, values: Mapping[str, Any]) -> Iterator[object]:
     for cell in nbformat.read(notebook, as_version=4).cells:
         yield cell.cell_type, cell.source, cell.metadata.get("tags", [])
     yield sorted(values.items())
@@ -70,7 +80,7 @@ def _facts(notebook: Path, values: Mapping[str, Any], cwd: Path) -> Iterator[obj
     for part in ("published", "grid", "imagenet"):
         yield from _contents(DATA / part)
     for text in _texts(values.values()):
-        yield from _input_files(text, cwd)
+        yield from _input_files(text)
 
 
 def _texts(values: Iterable[Any]) -> Iterator[str]:
@@ -81,44 +91,48 @@ def _texts(values: Iterable[Any]) -> Iterator[str]:
             yield from _texts(value)
 
 
-def _input_files(text: str, cwd: Path) -> Iterator[object]:
+def _input_files(text: str) -> Iterator[object]:
     """Facts of the files that a parameter names, as "mini-clip", "features.npz", "ViT-B-32,PATH" or "folder:PATH"."""
     for mini in re.findall(r"(?:mini|nano)-[\w-]+", text):
         yield from _contents(MINIS / mini)
-    if os.path.isfile(bare := _resolve(text, cwd)):
+    if os.path.isfile(bare := absolute(text)):
         yield content_digest(bare)
-    if os.path.isfile(weights := _resolve(text.partition(",")[2], cwd)):
-        yield _stamp(weights)
+    if os.path.isfile(weights := absolute(text.partition(",")[2])):
+        yield stamp(weights)
     prefix, _, rest = text.partition(":")
     if rest and prefix != "world":
-        yield from _listing(_resolve(rest, cwd))
+        yield from _listing(prefix, rest)
+        yield from _as_it_is_read(text)
 
 
-def _resolve(name: str, cwd: Path) -> Path:
-    return cwd / os.path.expanduser(name)
-
-
-def _listing(path: Path) -> Iterator[tuple[str, tuple[int, int]]]:
-    """(path, (size, time)) of every file of a data set, which is too large for a digest of its content."""
+def _listing(prefix: str, rest: str) -> Iterator[tuple[str, tuple[str, str]]]:
+    """(path, stamp) of every file of a model or a data set, which is too large for a digest of its content."""
+    path = absolute(rest)
     if os.path.isfile(path.parent):  # captions:FILE/split
         path = path.parent
-    yield from ((file.relative_to(path).as_posix(), _stamp(file)) for file in _files(path))
+    with suppress(CrossgapError, KeyError):  # no named set, or one that is not there
+        path, _ = root_and_split(SETS[prefix], rest)
+    yield from ((file.relative_to(path).as_posix(), stamp(file)) for file in _files(path))
+
+
+def _as_it_is_read(spec: str) -> Iterator[object]:
+    """What its reader finds of a data set: it knows where the files lie, as tars of a pattern or beside captions."""
+    try:
+        data = load_dataset(spec)
+    except Exception as error:  # a model, texts, or pictures that are not in order, as the notebook will say
+        yield str(error)
+    else:
+        labels = None if data.labels is None else data.labels.tolist()
+        yield data.fingerprint, data.class_names, data.captions, labels
 
 
 def _files(path: Path) -> list[Path]:
-    """``path`` itself if it is a file, every file below it if it is a folder, and otherwise none."""
-    if os.path.isfile(path):
-        return [path]
-    return sorted(p for p in path.rglob("*") if p.is_file()) if os.path.isdir(path) else []
+    """``path`` itself if it is a file, the files below it if it is a folder, without hidden ones; otherwise none."""
+    return [path] if os.path.isfile(path) else [*chain(*files_in(path))]
 
 
 def _contents(folder: Path, *endings: str) -> Iterator[tuple[str, str]]:
     """(path in the folder, digest of the content) of its files, or of those with one of the endings."""
     for path in _files(folder):
-        if path.name.endswith(endings or "") and "__pycache__" not in path.parts:
+        if path.name.endswith(endings or "") and path.is_file():
             yield path.relative_to(folder).as_posix(), content_digest(path)
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns

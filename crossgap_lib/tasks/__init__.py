@@ -7,6 +7,7 @@ from crossgap_lib.tasks.comparison import (
     Measured,
     bold_table,
     chosen_elsewhere,
+    escaped_table,
     gain,
     gain_table,
     measured,
@@ -49,15 +50,17 @@ from crossgap_lib.tasks.few_shot_tables import (
 )
 from crossgap_lib.tasks.gap import gap_report, separating_dimensions
 from crossgap_lib.tasks.maps import flat_maps, map_table, point_table, trust_table, walks
-from crossgap_lib.tasks.methods import image_image_methods, retrieval_and_shots
+from crossgap_lib.tasks.methods import image_image_methods, invertible, retrieval_and_shots
 from crossgap_lib.tasks.pair_counts import count_by_class, count_by_modality, jackknife, overlap, overlap_of_counts
 from crossgap_lib.tasks.pairs import (
+    MOST_COMPARED,
     all_similarities,
     caption_sets,
     class_prompts,
     drawn,
     image_text_pairs,
     images_and_texts,
+    load_vectors,
     texts_of,
     unpaired_similarities,
     with_captions,

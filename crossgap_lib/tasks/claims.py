@@ -14,7 +14,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.tasks.comparison import Measured
+from crossgap_lib.tasks.comparison import Measured, escaped_table
 
 HOLDS, FAILS, SPLIT, UNSURE, UNTESTABLE = "holds", "does not hold", "split", "not sure", "not testable here"
 VERDICTS = (HOLDS, FAILS, SPLIT, UNSURE, UNTESTABLE)
@@ -150,7 +150,7 @@ def claims_table(table: pd.DataFrame) -> Styler:
     """
     shown = ["notebook", *COLUMNS] if table["notebook"].nunique() > 1 else list(COLUMNS)
     numbered = table.assign(notebook=table["notebook"].str.split("_").str[0])
-    look = numbered[shown].style.hide(axis="index").format(escape="html")
+    look = escaped_table(numbered[shown]).hide(axis="index")
     look = look.map(
         lambda v: f"font-weight: bold; border-left: 4px solid {_INKS[v]}; padding-left: 6px", subset=["verdict"]
     )

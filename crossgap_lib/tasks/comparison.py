@@ -6,7 +6,7 @@ against every other method excludes zero.
 
 from collections.abc import Hashable, Mapping, Sequence
 from math import nan
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -123,9 +123,18 @@ def _sure_leader(columns: Mapping[str, np.ndarray], seed: int) -> str | None:
     return first if all(gain(columns[first], other, seed=seed).low > 0 for other in others) else None
 
 
+def escaped_table(table: pd.DataFrame, **how: Any) -> Styler:
+    """A table whose cells and names of rows and columns are shown as they are, though they hold HTML or formulas.
+
+    ``how``: as for ``Styler.format``, which escapes no names, and nothing by default.
+    """
+    look = table.style.format(escape="html", **how).set_table_attributes('class="tex2jax_ignore mathjax_ignore"')
+    return look.format_index(escape="html", axis="index").format_index(escape="html", axis="columns")
+
+
 def bold_table(table: pd.DataFrame, index: Sequence[str], *, value: str = "value") -> Styler:
     """A row for each ``index``, a column for each method, one decimal; ``best`` cells are bold."""
     order = list(dict.fromkeys(table["method"]))
     wide, best = (table.pivot(index=list(index), columns="method", values=c)[order] for c in (value, "best"))
     weights = best.map(lambda sure: "font-weight: bold" if sure is True else "")
-    return wide.style.apply(lambda _: weights, axis=None).format(precision=1, na_rep="")
+    return escaped_table(wide, precision=1, na_rep="").apply(lambda _: weights, axis=None)

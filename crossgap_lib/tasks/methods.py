@@ -1,6 +1,6 @@
 """Ways to compare images with images on one model: native, inverted, projected (Reevaluating, Table 1 and 3)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,7 +8,7 @@ import pandas as pd
 
 from crossgap_lib import metrics
 from crossgap_lib.embeddings.embeddings import Embeddings
-from crossgap_lib.inversion.oti_ovi import oti
+from crossgap_lib.inversion.oti_ovi import oti, why_not
 from crossgap_lib.metrics.large import exact_retrieval
 from crossgap_lib.projection.linear import pca_of_prompts
 from crossgap_lib.tasks.along_steps import snapshot_steps
@@ -31,6 +31,7 @@ def image_image_methods(
     steps: int = 150,
     n_tokens: int = 1,
     seed: int = 0,
+    after: Callable[[Embeddings], Embeddings] = lambda features: features,
     **options: Any,
 ) -> dict[str, np.ndarray]:
     """Image-to-image retrieval, the same queries by every method (Reevaluating, Table 3): method -> AP (n,).
@@ -44,21 +45,38 @@ def image_image_methods(
     Args:
         queries: (q, d) images with labels; where these are some of a larger set, draw them (``drawn``). Those to which
             nothing in the gallery is relevant have no AP.
-        prompts: (classes, d) class prompts, or None for a model without text: then there is the original alone.
+        prompts: (classes, d) class prompts, or None for a model without text: then there is the original alone. A
+            model with a text encoder that OTI can't enter goes without OTI (``invertible`` says which do).
         gallery: (g, d) where the queries are searched; by default the queries. They do not find themselves.
+        after: what is done to features before they are compared, such as a shift of each modality. Features of OTI come
+            from the text encoder, and their modality says so. The inversion itself is the encoder's own.
         options: those of ``exact_retrieval``.
     """
-    gallery = queries if gallery is None else gallery
-    native = exact_retrieval(queries, gallery, **options)
+    images, gallery = after(queries), after(queries if gallery is None else gallery)
+    native = exact_retrieval(images, gallery, **options)
     if prompts is None:
         return {ORIGINAL: native.ap}
-    run = oti(model, queries, n_tokens=n_tokens, steps=steps, snapshots=snapshot_steps(steps), seed=seed)
-    along = {step: exact_retrieval(run.at(step), gallery, **options).ap for step in sorted(run.snapshots)}
-    chosen, _ = chosen_elsewhere(along, queries.ids[native.rows], seed=seed)
-    best = max(along.values(), key=np.mean)
-    project = pca_of_prompts(prompts)
-    projected = exact_retrieval(project(queries), project(gallery), **options)
-    return {ORIGINAL: native.ap, OTI: along[steps], OTI_CHOSEN: chosen, OTI_BEST: best, PCA: projected.ap}
+    found = {ORIGINAL: native.ap}
+    if why_not(model, "oti") is None:
+        run = oti(model, queries, n_tokens=n_tokens, steps=steps, snapshots=snapshot_steps(steps), seed=seed)
+        along = {step: exact_retrieval(after(run.at(step)), gallery, **options).ap for step in sorted(run.snapshots)}
+        chosen, _ = chosen_elsewhere(along, queries.ids[native.rows], seed=seed)
+        found |= {OTI: along[steps], OTI_CHOSEN: chosen, OTI_BEST: max(along.values(), key=np.mean)}
+    project = pca_of_prompts(after(prompts))
+    projected = exact_retrieval(project(images), project(gallery), **options)
+    return found | {PCA: projected.ap}
+
+
+def invertible(models: Mapping[str, "DualEncoder"], method: str) -> dict[str, "DualEncoder"]:
+    """Those of the models that ``method``, "oti" or "ovi", can enter; of each other one it prints why it goes without.
+
+    A notebook leaves the inversion of those out, and keeps what else it measures on them.
+    """
+    reasons = {name: why_not(model, method) for name, model in models.items()}
+    for name, reason in reasons.items():
+        if reason:
+            print(f"{name} goes without {method.upper()}: {reason}")
+    return {name: model for name, model in models.items() if not reasons[name]}
 
 
 def retrieval_and_shots(

@@ -2,7 +2,8 @@
 
 No n x n matrix is made. Rows are dealt into groups by seed and ids, and counts are kept for each pair of groups, so
 that leaving one group out costs nothing: that is the jackknife for statistics of pairs. They are not independent, since
-an odd picture is odd in all of its n - 1 pairs.
+an odd picture is odd in all of its n - 1 pairs. Of more than MOST_COMPARED rows so many are drawn, and the number of
+pairs says so.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from scipy.stats import t as student_t
 
 from crossgap_lib.embeddings.embeddings import Embeddings, drawn_rows
 from crossgap_lib.errors import CrossgapError
+from crossgap_lib.tasks.pairs import MOST_COMPARED
 
 BINS = 400  # over [-1, 1]
 GROUPS = 20
@@ -67,7 +69,7 @@ def _groups(x: Embeddings, groups: int, seed: int) -> list[np.ndarray]:
     """The rows of each group."""
     if len(x) < 2:
         raise CrossgapError("One embedding has no pairs to count.")
-    return np.array_split(drawn_rows(x.ids, seed=seed), min(groups, len(x)))
+    return np.array_split(drawn_rows(x.ids, MOST_COMPARED, seed), min(groups, len(x)))
 
 
 def _count(

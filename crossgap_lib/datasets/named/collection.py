@@ -1,6 +1,6 @@
 """``TextCollection``: the texts of a retrieval task, and the rows that hold them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from crossgap_lib.datasets.files import of_good
+from crossgap_lib.datasets.files import of_good, read_json_lines, read_table
 from crossgap_lib.errors import CrossgapError, one_sentence
 
 _IDS, _TEXTS = ("_id", "id"), ("text", "summary")  # under which a row has its id and its text
@@ -53,10 +53,16 @@ class TextCollection:
         return {"self_match": "remove" if own else "keep", **judged}
 
 
-def parquet_rows(file: Path, columns: list[str] | None = None) -> list[dict]:
-    """The rows of a Parquet file, with all its columns if none are named. Raises CrossgapError if it can't be read."""
+def _parquet(file: Path) -> list[dict]:
     with one_sentence(f"{file} can't be read as Parquet"):
-        return pq.read_table(file, columns=columns).to_pylist()
+        return pq.read_table(file).to_pylist()
+
+
+ROWS_OF: dict[str, Callable[[Path], Iterable[dict]]] = {  # by the ending of the file; raise CrossgapError
+    ".parquet": _parquet,
+    ".jsonl": lambda file: read_json_lines(file).values(),
+    ".tsv": lambda file: read_table(file, "\t").values(),
+}
 
 
 def id_and_text(file: Path, rows: Iterable[dict]) -> dict[str, str]:

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from crossgap_lib.datasets.dataset import Dataset
-from crossgap_lib.datasets.named.places import named_pictures, picture_folder, root_and_split
+from crossgap_lib.datasets.named.places import listed_pictures, root_and_split
 from crossgap_lib.datasets.named.plain_pickle import read_plain_pickle
 from crossgap_lib.datasets.named.table import NamedSet
-from crossgap_lib.errors import CrossgapError, UnreadableImage, did_you_mean
+from crossgap_lib.errors import CrossgapError, UnreadableImage, one_sentence
 from crossgap_lib.store import digest
 
 # (what is relevant, what is taken out of the ranking), Radenovic et al. 2018, Sec. 3.3.
@@ -34,16 +34,10 @@ class GroundTruth:
     boxes: list[list[float]]  # (q, 4) x1, y1, x2, y2 in pixels
     judged: list[dict[str, list[int]]]  # (q,) {"easy": rows of the gallery, "hard": ..., "junk": ...}
 
-    def rows(self, query: int, difficulty: str) -> tuple[list[int], list[int]]:
-        """(relevant, junk) rows of the gallery. Raises CrossgapError for an unknown difficulty."""
-        if difficulty not in DIFFICULTIES:
-            known = ", ".join(DIFFICULTIES)
-            raise CrossgapError(
-                f"There is no difficulty {difficulty!r}; there are {known}.{did_you_mean(difficulty, DIFFICULTIES)}"
-            )
-        positive, junk = DIFFICULTIES[difficulty]
-        judged = self.judged[query]
-        return [k for kind in positive for k in judged[kind]], [k for kind in junk for k in judged[kind]]
+    def judged_as(self, kinds: Sequence[str]) -> dict[str, frozenset[str]]:
+        """{id of a query: ids of the gallery that were judged to be of one of these kinds}."""
+        ids = [frozenset(f"{self.gallery[k]}.jpg" for kind in kinds for k in entry[kind]) for entry in self.judged]
+        return dict(zip((f"{query}.jpg" for query in self.queries), ids, strict=True))
 
 
 def read(row: NamedSet, spec: str, rest: str, *, split: str | None = None, crop_queries: bool = True) -> Dataset:
@@ -55,7 +49,7 @@ def read(row: NamedSet, spec: str, rest: str, *, split: str | None = None, crop_
     root, split = root_and_split(row, rest, split)
     truth = read_truth(root / row.markers[0])
     names = [f"{name}.jpg" for name in (truth.queries if split == "queries" else truth.gallery)]
-    whole = named_pictures(spec, picture_folder(row, root), names, root / row.markers[0])
+    whole = listed_pictures(row, spec, root, split, names, root / row.markers[0])
     if split == "gallery" or not crop_queries:
         return whole
     box_of = dict(zip(names, truth.boxes, strict=True))
@@ -69,12 +63,10 @@ def read_truth(path: Path) -> GroundTruth:
         CrossgapError: the file can't be read, holds something else, or its parts contradict each other.
     """
     value = read_plain_pickle(path)
-    try:
+    with one_sentence(f"{path} is no ground truth of ROxford or RParis"):
         judged = [{kind: _numbers(entry[kind], int) for kind in _KINDS} for entry in value["gnd"]]
         boxes = [_numbers(entry["bbx"], float) for entry in value["gnd"]]
         gallery, queries = list(value["imlist"]), list(value["qimlist"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CrossgapError(f"{path} is no ground truth of ROxford or RParis: {type(error).__name__} {error}") from None
     if not all(isinstance(name, str) for name in gallery + queries) or len(judged) != len(queries) or not queries:
         raise CrossgapError(f"{path}: imlist, qimlist and gnd do not fit each other")
     rows = [k for entry in judged for kind in _KINDS for k in entry[kind]]

@@ -46,19 +46,20 @@ def _root(row: NamedSet, path: Path) -> Path | None:
     return next((folder for folder in below if any((folder / m).exists() for m in row.markers)), None)
 
 
-def picture_folder(row: NamedSet, root: Path) -> Path:
-    """The folder of the set's pictures, which may lie in ``root``, or in a folder of a download in it or beside it.
+def listed_pictures(
+    row: NamedSet, spec: str, root: Path, split: str, names: Sequence[str], listing: Path, **columns: Any
+) -> Dataset:
+    """The Dataset of the pictures of a split that the file ``listing`` names; ``columns`` as in ``from_listing``.
+
+    Their folder may lie in ``root``, or in a folder of a download in it or beside it.
 
     Raises:
-        CrossgapError: it is in none of these places.
+        CrossgapError: it is in none of these places, or pictures are missing.
     """
-    bases = [root, *(root / name for name in row.folders), *(root.parent / name for name in row.folders)]
-    found = next((base / row.pictures for base in bases if (base / row.pictures).is_dir()), None)
-    if found is None:
-        raise CrossgapError(f"No folder {row.pictures} in {root} ({placement(row.name)}).")
-    return found
-
-
-def named_pictures(spec: str, folder: Path, names: Sequence[str], listing: Path, **columns: Any) -> Dataset:
-    """The Dataset of the pictures ``folder``/name that the file ``listing`` names; see ``from_listing``."""
-    return from_listing(spec, listing, names, [file_named(folder, name) for name in names], [folder], **columns)
+    bases = [root, *(base / name for base in (root, root.parent) for name in row.folders)]
+    name = row.pictures.format(split)
+    folder = next((base / name for base in bases if (base / name).is_dir()), None)
+    if folder is None:
+        raise CrossgapError(f"No folder {name} in {root} ({placement(row.name)}).")
+    paths = [file_named(folder, name) for name in names]
+    return from_listing(spec, listing, names, paths, [folder], **columns)

@@ -23,9 +23,10 @@ class NamedSet:
     markers: tuple[str, ...]  # files or folders; the folder that holds one of them is the set's
     by_hand: str = ""  # what a person must place there, and where it comes from
     folders: tuple[str, ...] = ()  # subfolders of PATH in which CoOp or a download puts the set
-    pictures: str = ""  # the folder of the pictures; names in the split file are relative to it
+    pictures: str = ""  # the folder of the pictures, with {} for the split; names in the split file are relative to it
     template: str = PLAIN_TEMPLATE  # the prompt, CoOp's, with {} for the class name
     splits: tuple[str, ...] = ()  # those that can be asked for, the default first
+    attributes: tuple[str, ...] = ()  # that may label its pictures, the default first
     torchvision: str = ""  # the class of torchvision.datasets that downloads it
     hub: str = ""  # the data set repository that huggingface_hub downloads
     texts_only: bool = False  # it holds no pictures
