@@ -223,12 +223,12 @@ def _same_shards(folder: Path) -> None:
 
 
 READERS: dict[str, Reader] = {
-    **{f"vectors-{kind}": Reader(saved(f"f.{kind}"), embeddings(f"f.{kind}")) for kind in _KINDS},
-    "vectors-npy": Reader(lambda folder: np.save(folder / "f.npy", _VECTORS), embeddings("f.npy")),
-    "vectors-of-others": Reader(_foreign_table, embeddings("f.parquet")),
-    "pairs": Reader(_pair, lambda folder: load_pair(folder / "f.npz")),
-    "shards": Reader(_shards, _same_shards),
-    "older-shards": Reader(partial(_shards, older=True), load_shards),
+    **{f"vectors-{kind}": Reader(saved(f"f.{kind}"), embeddings(f"f.{kind}"), in_tests=150) for kind in _KINDS},
+    "vectors-npy": Reader(lambda folder: np.save(folder / "f.npy", _VECTORS), embeddings("f.npy"), in_tests=150),
+    "vectors-of-others": Reader(_foreign_table, embeddings("f.parquet"), in_tests=150),
+    "pairs": Reader(_pair, lambda folder: load_pair(folder / "f.npz"), in_tests=150),
+    "shards": Reader(_shards, _same_shards, in_tests=150),
+    "older-shards": Reader(partial(_shards, older=True), load_shards, in_tests=150),
     **{
         f"captions-{name}": Reader(captioned(f"c.{name}", text), dataset("captions", f"c.{name}"), rf"c\.{name}")
         for name, text in _TABLE.items()

@@ -109,3 +109,17 @@ def test_columns_of_table_1(cats_and_dogs):
     assert (table["low"].dropna() <= table["value"][table["low"].notna()]).all()
     without = tasks.retrieval_and_shots(images, None, shots=(1,))
     assert list(without["column"]) == ["I-I mAP", "I-I R-Precision", "I-I 1-shot"]
+
+
+def test_a_model_that_oti_cannot_enter_keeps_its_other_methods(mini, found, capsys, monkeypatch):
+    aps, images, kinds = found
+    monkeypatch.setattr(mini.net, "cls_emb", torch.zeros(1), raising=False)  # as CoCa has it
+    assert tasks.invertible({"mini": mini}, "oti") == {}
+    assert (
+        "mini goes without OTI: OTI does not cover text encoders with an appended class token"
+        in capsys.readouterr().out
+    )
+    assert tasks.invertible({"mini": mini}, "ovi") == {"mini": mini}
+    without = tasks.image_image_methods(mini, images[:10], kinds, gallery=images, steps=6)
+    assert list(without) == [ORIGINAL, PROJECTED]
+    assert all(np.array_equal(without[method], aps[method]) for method in without)

@@ -417,12 +417,12 @@ def flipped(content: bytes, at: int) -> bytes:
 
 
 def test_shards_that_do_not_hold_what_was_written_are_named_and_done_again(tmp_path, plan):
-    """A flipped bit, a shard over another, one of another run, something that is no file, and a link to nowhere."""
+    """A flipped bit, a shard over another, one of another run, and a link to nowhere."""
     invert_to(tmp_path / "out", plan)
     invert_to(tmp_path / "other", replace(plan, seed=1))
     whole, other = contents(tmp_path / "out"), contents(tmp_path / "other")
     shards = [shard_path(tmp_path / "out", k) for k in range(5)]
-    shards[0].write_bytes(flipped(whole[shards[0].name], -1))
+    shards[0].write_bytes(flipped(whole[shards[0].name], 5_000))
     shards[1].write_bytes(whole[shards[2].name])
     shards[3].write_bytes(other[shards[3].name])
     shards[4].unlink()
