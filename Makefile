@@ -43,7 +43,7 @@ slow: $(VENV)/.installed
 
 # Mutated files for every reader, until it is stopped; what it finds lies in .cache/fuzz/found.
 fuzz: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(RUN)/python -X faulthandler tests/fuzz.py
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(RUN)/python -X faulthandler tests/fuzz.py
 
 # SIGKILL at a hundred random moments; each run goes on until it ends, with the same bytes.
 faults: $(VENV)/.installed

@@ -178,6 +178,9 @@ def embed(model: str, data: str | None, texts: str | None, out: Path, device: st
         raise click.UsageError("Give either --data or --texts.")
     if out.suffix not in SAVED:
         raise CrossgapError(f"Can't save {out.name}: choose {', '.join(SAVED)}.")
+    from crossgap_lib.store import check_writable
+
+    check_writable(out)
     made = _embed(model, data, texts, device)
     made.save(out)
     n, d = made.features.shape

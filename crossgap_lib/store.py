@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from hashlib import blake2b, file_digest, sha256
 from pathlib import Path
 from secrets import token_hex
+from tempfile import TemporaryFile
 
 import numpy as np
 from safetensors import safe_open
@@ -32,6 +33,10 @@ Arrays = Mapping[str, np.ndarray]
 
 class NotWritten(CrossgapError):
     """A file that the disk does not take; its cause is the ``OSError``."""
+
+
+def _not_written(path: Path, error: OSError) -> NotWritten:
+    return NotWritten(f"{path} can't be written: {error.strerror or error}")
 
 
 # ---------------------------------------------------------------- digests
@@ -80,12 +85,21 @@ def whole(path: Path, *, lasting: bool = False) -> Iterator[Path]:
                 os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        raise NotWritten(f"{path} can't be written: {error.strerror or error}") from error
+        raise _not_written(path, error) from error
     finally:
         if part:
             part.unlink(missing_ok=True)
         if held:
             os.close(held)
+
+
+def check_writable(path: Path) -> None:
+    """Raises NotWritten where ``path`` can't be written: to be asked before what takes long."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise _not_written(path, error) from error
 
 
 def _part_stem(path: Path) -> str:

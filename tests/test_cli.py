@@ -194,10 +194,16 @@ def test_embed_refuses_files_without_text(encoders, tmp_path, content):
     assert result.stderr.startswith("Error: t.txt")
 
 
-def test_embed_knows_before_encoding_where_it_can_write(monkeypatch):
+@pytest.mark.parametrize(
+    ("out", "match"), [("f.csv", "Can't save f.csv"), ("taken/f.npz", "taken/f.npz can't be written: File exists")]
+)
+def test_embed_knows_before_encoding_where_it_can_write(monkeypatch, tmp_path, out, match):
     monkeypatch.setattr(cli, "_embed", raising(AssertionError("encoded")))
-    result = run("embed", "--model", "m", "--data", "d", "--out", "f.csv")
-    assert (result.exit_code, result.stderr.startswith("Error: Can't save f.csv")) == (1, True)
+    monkeypatch.chdir(tmp_path)
+    Path("taken").write_text("a file, and no folder")
+    result = run("embed", "--model", "m", "--data", "d", "--out", out)
+    assert result.exit_code == 1
+    assert match in result.output
 
 
 @pytest.mark.parametrize("choice", [[], ["--data", "d", "--texts", __file__]])
