@@ -57,11 +57,13 @@ USE = """
 import crossgap_lib as cg
 from crossgap_lib import paths, tasks
 from crossgap_lib.datasets.load import load_dataset
+from crossgap_lib.datasets.named.table import SETS
 assert "Пакеты" in cg.__file__
 assert len(cg.load_model("mini-clip").tokenize("a cat")) == 1
 assert len(tasks.published()) > 1000
 assert len(tasks.projection_words("imagenet", "folder:x")) == 1000
 assert len(load_dataset("world:dogs-vs-cats")) > 0
+assert "oxford-pets" in SETS
 assert (paths.DATA / "grid/grid.parquet").is_file()
 print(paths.FIGURES, paths.cache_dir(), sep="\\n")
 """

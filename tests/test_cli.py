@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import click
 import pytest
 import torch
 from click.testing import CliRunner
@@ -233,7 +232,7 @@ def test_pretrain_trains_a_grid(monkeypatch, tmp_path):
     monkeypatch.setattr(grid, "train_grid", lambda *a, **k: calls.append((a, k)) or tmp_path / "g.parquet")
     result = run("pretrain", "--grid", str(file), "--jobs", "2")
     assert result.stdout == f"The measurements are in {tmp_path / 'g.parquet'}\n"
-    assert calls == [((file,), {"jobs": 2, "device": None, "report": click.echo})]
+    assert calls == [((file,), {"jobs": 2, "device": None, "report": cli._echo})]
 
 
 @pytest.mark.parametrize(

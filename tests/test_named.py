@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import tomllib
 from multiprocessing.reduction import ForkingPickler
 
 import miniatures
@@ -17,7 +16,7 @@ from crossgap_lib.datasets.named import lookup
 from crossgap_lib.datasets.named.table import SETS
 from crossgap_lib.embeddings.encode import encode_images, skip_report
 from crossgap_lib.errors import CrossgapError, UnreadableImage
-from crossgap_lib.paths import DATA, ROOT
+from crossgap_lib.paths import DATA
 
 COOP = {name: row for name, row in SETS.items() if row.family == "coop"}
 MAKERS = {
@@ -48,15 +47,6 @@ def test_the_table_holds_what_both_papers_use():
     assert {name for name, row in SETS.items() if ("reevaluating", "2") in row.tables} == eleven
     assert {"cub", "sop", "roxford5k", "rparis6k", "coco", "flickr30k", "nocaps", "bdd100k"} < set(SETS)
     assert sum(row.texts_only for row in SETS.values()) == 9  # Table A5
-
-
-def test_the_table_goes_into_a_wheel():
-    """What the package reads, besides Python, is package data; a wheel leaves out all else."""
-    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    package = ROOT / "crossgap_lib"
-    other = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc", ".md")}
-    assert package / "datasets/named/table.toml" in other
-    assert other <= {path for pattern in setup["package-data"]["crossgap_lib"] for path in package.glob(pattern)}
 
 
 def test_tables_are_those_that_the_published_numbers_are_in():
