@@ -202,7 +202,7 @@ def gap_points(table: pd.DataFrame, reported: pd.DataFrame) -> Figure:
 def change_dots(table: pd.DataFrame) -> Figure:
     """What models change against one that they are compared with, a panel a quantity, with paired 95 % intervals.
 
-    ``table``: columns panel, model, gain, gain low, gain high, in the unit that the panel's name ends in.
+    ``table``: columns panel (the quantity), model, gain, gain low, gain high.
     """
     titles, models = (list(dict.fromkeys(table[name])) for name in ("panel", "model"))
     columns = min(4, len(titles))
