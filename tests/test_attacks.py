@@ -234,25 +234,25 @@ ATTACKS = {
 NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "weights.pth")
 
 
+def said_of(folder, weights, name, attack, mark):
+    """What is said of a model's folder whose only weights are the attack, under this name; None where it loads."""
+    tensors = load_file(folder / weights)
+    (folder / weights).unlink()
+    (folder / name).write_bytes(ATTACKS[attack](tensors, Bait(mark)))
+    return sound_or_one_sentence(f"local-dir:{folder}")
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_weights_of_a_folder_run_nothing(attack, name, tmp_path, mark):
-    folder = write_open_clip(tmp_path / "clip")
-    weights = load_file(folder / "open_clip_model.safetensors")
-    (folder / "open_clip_model.safetensors").unlink()
-    (folder / name).write_bytes(ATTACKS[attack](weights, Bait(mark)))
-    said = sound_or_one_sentence(f"local-dir:{folder}")
+    said = said_of(write_open_clip(tmp_path / "clip"), "open_clip_model.safetensors", name, attack, mark)
     assert said is None if attack == "numpy number" else f"{name} can't be loaded: " in said
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.pth"])
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_weights_of_a_timm_folder_run_nothing(attack, name, tmp_path, mark):
-    folder = write_timm(tmp_path / "dino")
-    weights = load_file(folder / "model.safetensors")
-    (folder / "model.safetensors").unlink()
-    (folder / name).write_bytes(ATTACKS[attack](weights, Bait(mark)))
-    said = sound_or_one_sentence(f"local-dir:{folder}")
+    said = said_of(write_timm(tmp_path / "dino"), "model.safetensors", name, attack, mark)
     assert said is None if attack == "numpy number" and "safe" not in name else "can't be loaded" in said
 
 

@@ -26,6 +26,7 @@ from crossgap_lib import hub as hub_face
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.models import load as face
 from crossgap_lib.models.load import fetch_model, load_model, model_names
+from crossgap_lib.models.weights import read_weights
 
 WORDS = ["<pad>", "<unk>", "a", "photo", "of", "dog", "cat", "<sot>", "<eot>"]  # EOT is the highest id
 PREPROCESS = {"mean": [0.4] * 3, "std": [0.3] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
@@ -624,7 +625,7 @@ WRAPPED = {  # as training scripts and others keep the same weights
 def test_sound_weights_are_found_in_what_is_wrapped_around_them(tiny, tmp_path, kind, zipped):
     wanted = load_file(tiny)
     torch.save(WRAPPED[kind](wanted), tmp_path / "weights.pt", _use_new_zipfile_serialization=zipped)
-    found = hub_face.read_weights(tmp_path / "weights.pt")
+    found = read_weights(tmp_path / "weights.pt")
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     assert load_model(f"tiny,{tmp_path / 'weights.pt'}", device="cpu").embed_dim == 8
@@ -635,7 +636,7 @@ def test_a_weights_file_is_what_its_content_says(tiny, tmp_path):
     shutil.copy(tiny, tmp_path / "weights.bin")
     torch.save(wanted, tmp_path / "torch.safetensors")
     for name in ("weights.bin", "torch.safetensors"):
-        assert hub_face.read_weights(tmp_path / name).keys() == wanted.keys()
+        assert read_weights(tmp_path / name).keys() == wanted.keys()
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,6 @@ def test_pretrain_writes_checkpoint_and_card(tmp_path, monkeypatch):
 def test_another_out_is_another_checkpoint(tmp_path, monkeypatch):
     """As the error says that refuses the checkpoint of another recipe."""
     monkeypatch.setattr(pretrain, "ROOT", tmp_path)
-    monkeypatch.setattr(pretrain, "MINIS", tmp_path / "minis")
     monkeypatch.setattr(cards, "measure", lambda *_: {"parameters": 1})
     tiny = {"pictures": 32, "epochs": 1, "batch": 16}
     pretrain.pretrain("mini-clip", device="cpu", overrides=tiny)
@@ -204,6 +203,7 @@ def test_another_out_is_another_checkpoint(tmp_path, monkeypatch):
     pretrain.pretrain("mini-clip", out=tmp_path / "other", device="cpu", overrides=tiny | {"lr": 1e-4})
     assert (tmp_path / "other.run/checkpoint.pt").is_file()
     assert (tmp_path / "runs/mini-clip/checkpoint.pt").is_file()
+    assert (tmp_path / "data/minis/mini-clip/card.json").is_file()
 
 
 def test_zoo_lays_the_cards_side_by_side(tmp_path):

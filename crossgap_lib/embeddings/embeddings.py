@@ -203,3 +203,19 @@ def load_pair(path: str | Path, *, skip_bad: bool | None = None) -> tuple[Embedd
         Embeddings(images, **told | {"modality": "image"}, meta=dict(meta)),
         Embeddings(texts, **told | {"modality": "text"}, texts=captions, meta=dict(meta)),
     )
+
+
+def load_vectors(path: str | Path) -> Embeddings:
+    """The vectors of a file, or the images of a pair file; which of them it is, and how many, is printed.
+
+    Raises:
+        CrossgapError: as ``Embeddings.load`` and ``load_pair``.
+    """
+    path = Path(path)
+    with clear_errors(path):
+        columns = read_columns(path)
+        pair = key(columns, FEATURES) is None and all(key(columns, names) for names in SIDES.values())
+        del columns  # which may be most of the memory, and is read again
+    vectors = load_pair(path)[0] if pair else Embeddings.load(path)
+    print(f"{path.name}: {len(vectors)} {'images of pairs' if pair else 'vectors'}")
+    return vectors

@@ -6,13 +6,12 @@ where it answers; where it does not, the error names what is missing and the com
 No Python code that comes with a model is ever run: configurations that ask for some are refused.
 """
 
-import json
 import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,8 +30,18 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from crossgap_lib import paths
 from crossgap_lib.errors import CrossgapError, brief, did_you_mean, one_sentence
-from crossgap_lib.hub import cached_first, first_on_hub, numpy_numbers_ignored, read_weights
+from crossgap_lib.hub import cached_first, first_on_hub
+from crossgap_lib.models.configurations import (
+    read_json,
+    refuse_absurd,
+    refuse_code,
+    refuse_odd_parts,
+    refuse_oversize,
+    refuse_transformers,
+)
 from crossgap_lib.models.encoder import AUTOCAST, DualEncoder
+from crossgap_lib.models.spelling import spelled, timm_names
+from crossgap_lib.models.weights import numpy_numbers_ignored, read_weights
 from crossgap_lib.store import digest
 
 TOKENIZER_ARGUMENTS = ("clean", "strip_sep_token", "language")  # what a configuration may tell a tokenizer
@@ -45,20 +54,6 @@ WEIGHTS = {  # by configuration: the weights beside it, in the order of preferen
     "open_clip_config.json": ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
     "config.json": ("model.safetensors", "pytorch_model.bin"),
 }
-TRANSFORMERS = {  # repositories that hold, for transformers, the weights that open_clip or timm know under other names
-    "openai/clip-vit-base-patch32": "ViT-B-32-quickgelu,openai",
-    "openai/clip-vit-base-patch16": "ViT-B-16-quickgelu,openai",
-    "openai/clip-vit-large-patch14": "ViT-L-14-quickgelu,openai",
-    "openai/clip-vit-large-patch14-336": "ViT-L-14-336-quickgelu,openai",
-    "google/siglip-base-patch16-224": "ViT-B-16-SigLIP,webli",
-    "google/siglip2-base-patch16-224": "ViT-B-16-SigLIP2,webli",
-    "facebook/dinov2-small": "timm:vit_small_patch14_dinov2.lvd142m",
-    "facebook/dinov2-base": "timm:vit_base_patch14_dinov2.lvd142m",
-    "facebook/dinov2-large": "timm:vit_large_patch14_dinov2.lvd142m",
-}
-# the largest that a configuration may say, far beyond any model; 2**20 for all other numbers
-LARGEST = dict.fromkeys(("layers", "depth", "depths", "num_layers", "num_hidden_layers"), 1000)
-LARGEST |= dict.fromkeys(("image_size", "img_size", "size"), 10_000)
 
 
 def load_model(spec: str, *, device: str | None = None, precision: str = "fp32", seed: int = 0) -> DualEncoder:
@@ -88,7 +83,7 @@ def load_model(spec: str, *, device: str | None = None, precision: str = "fp32",
     device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with torch.random.fork_rng(devices=[]):  # modules draw their first weights even if a checkpoint follows
         torch.default_generator.manual_seed(seed)
-        model = _build(_spelled(spec))
+        model = _build(spelled(spec))
     model.net.eval().requires_grad_(False)
     _refuse_nan(model)
     _try_preprocessing(model)
@@ -110,39 +105,11 @@ def fetch_model(spec: str) -> str:
 
 def model_names() -> list[str]:
     """Every name that ``load_model`` takes before the comma: the shipped minis, open_clip's and timm's."""
-    return [*_shipped(), *open_clip.list_models(), *_timm_names()]
+    return [*_shipped(), *open_clip.list_models(), *timm_names()]
 
 
 def _shipped() -> list[str]:
     return sorted(path.name for path in paths.MINIS.glob("*") if path.is_dir())
-
-
-def _spelled(spec: str) -> str:
-    """``spec`` as ``load_model`` documents it, where people write the same model otherwise."""
-    name, comma, weights = spec.removeprefix(f"{hub.ENDPOINT}/").partition(",")
-    flat = name.replace("/", "-").replace("@", "-").removesuffix("px")  # OpenAI writes ViT-L/14@336px
-    if flat in open_clip.list_models():
-        return flat + comma + weights
-    if "/" in spec and Path(spec).expanduser().is_dir():
-        return f"local-dir:{spec}"
-    on_hub = re.fullmatch(r"(timm:)?(hf[-_]hub:)?([\w.-]+/[\w.-]+)", name)
-    if on_hub is None or (weights and not any(on_hub.groups()[:2])):
-        return spec
-    of_timm, _, repo = on_hub.groups()
-    as_timm, published = f"timm:{repo.removeprefix('timm/')}", _published_in(repo)
-    if as_timm in _timm_names() and (of_timm or not published):
-        return as_timm + comma + weights
-    return (published[0] if published else TRANSFORMERS.get(repo, f"hf-hub:{repo}")) + comma + weights
-
-
-def _published_in(repo: str) -> list[str]:
-    """NAME,TAG of the published weights that lie in a repository of the hub, that of its own name first."""
-    found = [pair for pair in open_clip.list_pretrained() if _repo(*pair) == repo]
-    return [f"{arch},{tag}" for arch, tag in sorted(found, key=lambda pair: pair[0] != repo.partition("/")[2])]
-
-
-def _repo(arch: str, tag: str) -> str:
-    return open_clip.get_pretrained_cfg(arch, tag).get("hf_hub", "").strip("/")
 
 
 def _build(spec: str) -> DualEncoder:
@@ -166,7 +133,7 @@ def _from_hub(spec: str, repo: str) -> DualEncoder:
 
     def bring() -> Path:
         config = first_on_hub(repo, tuple(WEIGHTS))
-        _refuse_transformers(config)
+        refuse_transformers(config)
         return first_on_hub(repo, WEIGHTS[config.name]).parent
 
     return _from_folder(spec, cached_first(bring, "configuration and weights", spec))
@@ -174,7 +141,7 @@ def _from_hub(spec: str, repo: str) -> DualEncoder:
 
 def _from_folder(spec: str, folder: Path) -> DualEncoder:
     for file in sorted(folder.glob("*config.json")):
-        _refuse_code(_json(file), str(file))
+        refuse_code(read_json(file), str(file))
     with one_sentence(f"The model in {folder} can't be loaded"):
         if (folder / "open_clip_config.json").is_file():
             return _open_clip_folder(spec, folder)
@@ -182,11 +149,6 @@ def _from_folder(spec: str, folder: Path) -> DualEncoder:
             return _timm_folder(spec, folder)
     lack = "holds neither open_clip_config.json (open_clip) nor config.json (timm)"
     raise CrossgapError(f"{folder} {lack if folder.is_dir() else 'is not a folder'}.")
-
-
-def _json(file: Path) -> Any:
-    with one_sentence(f"{file} can't be read"):
-        return json.loads(file.read_text(encoding="utf-8"))
 
 
 # --- open_clip -------------------------------------------------------------------------------------------
@@ -261,10 +223,10 @@ def _quick_gelu(arch: str, base: str, tag: str) -> tuple[bool, tuple[str, ...]]:
 
 
 def _open_clip_folder(spec: str, folder: Path) -> DualEncoder:
-    config, file = _json(folder / "open_clip_config.json"), _find_checkpoint_in_dir(folder)
+    config, file = read_json(folder / "open_clip_config.json"), _find_checkpoint_in_dir(folder)
     if file is None:
         raise CrossgapError(f"{folder} holds no weights, such as open_clip_model.safetensors.")
-    _refuse_odd_parts(config, folder)
+    refuse_odd_parts(config, folder)
     arch, notes = f"local-dir:{folder}", [f"read from {folder}"]
     if not config.get("preprocess_cfg"):
         notes.append("the folder states no preprocessing, so it is open_clip's default")
@@ -288,11 +250,11 @@ def _open_clip(spec: str, arch: str, file: str | None, notes: tuple[str, ...], s
     def build() -> tuple[nn.Module, Any, Any]:
         if name := _text_cfg(arch).get("hf_model_name"):
             theirs, _ = PretrainedConfig.get_config_dict(name)
-            _refuse_code(theirs, f"The text encoder {name}")
-            _refuse_absurd(theirs, name)
+            refuse_code(theirs, f"The text encoder {name}")
+            refuse_absurd(theirs, name)
         if arch.startswith("local-dir:"):
             with torch.device("meta"):
-                _refuse_oversize(open_clip.create_model(arch, device="meta", **NO_WEIGHTS), file)
+                refuse_oversize(open_clip.create_model(arch, device="meta", **NO_WEIGHTS), file)
         return open_clip.create_model_and_transforms(arch, **NO_WEIGHTS, **settings)
 
     net, _, preprocess = cached_first(build, "configuration", spec)
@@ -336,7 +298,7 @@ def _tokenizer(arch: str) -> Callable[..., Tensor]:
     if arch.startswith("local-dir:"):
         source = arch.removeprefix("local-dir:")
     config = get_tokenizer_config(source)
-    _refuse_code(config, f"The tokenizer {source}")
+    refuse_code(config, f"The tokenizer {source}")
     if not re.fullmatch(TOKENIZER_CLASSES, name := str(config.get("tokenizer_class") or "Tokenizer")):
         raise CrossgapError(
             f"The tokenizer {source} names {name!r} as its class, which is no tokenizer of transformers."
@@ -367,80 +329,14 @@ def _misfits(net: nn.Module, found: dict[str, Tensor]) -> str:
     return "; ".join(islice(shapes, 3))
 
 
-# --- configurations that can't be trusted ----------------------------------------------------------------
-
-
-def _refuse_code(config: Any, where: str) -> None:
-    """Stops at what names code, at any depth.
-
-    ``auto_map`` names Python files beside the weights, which transformers would run, and an attention implementation
-    "ORG/NAME" a kernel of the hub, which it would fetch and run.
-    """
-    parts = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
-    for key, part in parts:
-        if key == "auto_map" or ("_implementation" in str(key) and "/" in str(part)):
-            raise CrossgapError(
-                f"{where} asks for Python code of its own ({key}), and code that comes with a model is never run here: "
-                "take a version of the model that needs none."
-            )
-        _refuse_code(part, where)
-
-
-def _refuse_odd_parts(config: dict[str, Any], folder: Path) -> None:
-    """Stops at names that lead out of the folder, and at sizes that no model has."""
-    parts = config.get("model_cfg", {})
-    trunk = parts.get("vision_cfg", {}).get("timm_model_name")
-    if trunk is not None and f"timm:{trunk}" not in _timm_names():
-        raise CrossgapError(f"{folder} names {trunk!r} as its image encoder, which is no model of timm.")
-    for key in ("hf_model_name", "hf_tokenizer_name"):
-        if not isinstance(name := parts.get("text_cfg", {}).get(key, ""), str | None):
-            raise CrossgapError(f"{folder} gives {name!r} as {key}, which is not a name.")
-    _refuse_absurd(config, folder)
-
-
-def _refuse_absurd(config: Any, where: object, key: str = "") -> None:
-    """Stops at numbers with which building a model would not end, or would end the machine's memory."""
-    for key, part in config.items() if isinstance(config, dict) else ((key, part) for part in config):
-        if isinstance(part, dict | list):
-            _refuse_absurd(part, where, key)
-        elif isinstance(part, int | float) and not abs(part) <= LARGEST.get(key, 2**20):
-            raise CrossgapError(f"The configuration of {where} says {key}: {part:g}, which no model has.")
-
-
-def _refuse_oversize(net: nn.Module, file: str) -> None:
-    """Stops where a model, built on the device "meta" without memory, has more numbers than its file has bytes."""
-    numbers = sum(tensor.numel() for tensor in chain(net.parameters(), net.buffers()))
-    size = Path(file).stat().st_size
-    if numbers > size + 2**24:  # some masks are not in the file
-        raise CrossgapError(
-            f"The configuration describes a model of {numbers:,} numbers, and {file} has {size:,} bytes: "
-            "they don't belong together."
-        )
-
-
-def _refuse_transformers(config: Path) -> None:
-    """Stops at a configuration of transformers, which names no architecture of timm."""
-    found = _json(config)
-    if config.name == "config.json" and "model_type" in found and "architecture" not in found:
-        same = TRANSFORMERS.get(str(found.get("_name_or_path")), "ViT-B-32-quickgelu,openai")
-        raise CrossgapError(
-            f"{config.parent} holds a transformers model ({found['model_type']}), which is not read here: name the "
-            f"same weights as open_clip or timm has them, such as {same}, or give a folder that one of these two saved."
-        )
-
-
 # --- timm ------------------------------------------------------------------------------------------------
-
-
-def _timm_names() -> list[str]:
-    return [f"timm:{name}" for name in [*timm.list_models(), *timm.list_pretrained()]]
 
 
 def _from_timm(spec: str) -> DualEncoder:
     prefixed, _, weights = spec.partition(",")
     name = prefixed.removeprefix("timm:")
-    if prefixed not in _timm_names():
-        raise CrossgapError(f"timm has no model {name!r}.{did_you_mean(prefixed, _timm_names())}")
+    if prefixed not in timm_names():
+        raise CrossgapError(f"timm has no model {name!r}.{did_you_mean(prefixed, timm_names())}")
     if weights == "random":
         return _timm(spec, timm.create_model(name, num_classes=0), RANDOM)
     if weights or not timm.is_model_pretrained(name):
@@ -452,15 +348,15 @@ def _from_timm(spec: str) -> DualEncoder:
 
 def _timm_folder(spec: str, folder: Path) -> DualEncoder:
     name, config = f"local-dir:{folder}", folder / "config.json"
-    _refuse_transformers(config)
-    _refuse_absurd(_json(config), folder)
+    refuse_transformers(config)
+    refuse_absurd(read_json(config), folder)
     with one_sentence(f"{folder} can't be loaded as a timm model"), numpy_numbers_ignored(), _heard() as said:
         files = [file for file in sorted(folder.iterdir()) if file.suffix in (".safetensors", ".bin", ".pth")]
         if not files:
             raise CrossgapError(f"{folder} holds no weights, such as model.safetensors.")
         with torch.device("meta"):
             largest = str(max(files, key=lambda file: file.stat().st_size))
-            _refuse_oversize(timm.create_model(name, num_classes=0), largest)
+            refuse_oversize(timm.create_model(name, num_classes=0), largest)
         try:  # pretrained=False would silently give random weights
             net = timm.create_model(name, pretrained=True, num_classes=0)
         except Exception:

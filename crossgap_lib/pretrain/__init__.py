@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from crossgap_lib.errors import CrossgapError, did_you_mean
-from crossgap_lib.paths import MINIS, ROOT
+from crossgap_lib.paths import ROOT
 from crossgap_lib.pretrain.cards import write_card
 from crossgap_lib.pretrain.files import write_weights
 from crossgap_lib.pretrain.loop import train
@@ -40,7 +40,7 @@ def pretrain(
     recipe = changed(RECIPES[name], overrides or {})
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     run_folder = Path(f"{out}.run") if out else ROOT / "runs" / name
-    out = Path(out or MINIS / name)
+    out = Path(out or ROOT / "data" / "minis" / name)  # not into an installed package
     with locked(run_folder):
         net, seconds = train(recipe, run_folder, device=device)
     write_skeleton(out, recipe)

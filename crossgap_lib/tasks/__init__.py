@@ -1,6 +1,6 @@
 """The papers' experiments: embeddings in, tables out. No plotting, no optimisation."""
 
-from crossgap_lib.embeddings.embeddings import drawn_rows
+from crossgap_lib.embeddings.embeddings import drawn_rows, load_vectors
 from crossgap_lib.tasks.along_steps import along_steps, peaks, query_steps, snapshot_steps, step_means
 from crossgap_lib.tasks.claims import Claims, claims_table, count_verdicts, judge, read_claims
 from crossgap_lib.tasks.comparison import (
@@ -60,7 +60,6 @@ from crossgap_lib.tasks.pairs import (
     drawn,
     image_text_pairs,
     images_and_texts,
-    load_vectors,
     texts_of,
     unpaired_similarities,
     with_captions,

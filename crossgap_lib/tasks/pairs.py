@@ -1,16 +1,14 @@
 """Sets to compare: image-text pairs, caption sets, what is drawn from a set, its rows, and the similarities of two."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from crossgap_lib.datasets.dataset import Dataset
 from crossgap_lib.datasets.load import load_dataset
-from crossgap_lib.embeddings.embeddings import Embeddings, drawn_rows, load_pair
+from crossgap_lib.embeddings.embeddings import Embeddings, drawn_rows
 from crossgap_lib.embeddings.encode import encode_images, encode_texts
-from crossgap_lib.embeddings.vector_files import FEATURES, SIDES, clear_errors, key, read_columns
 from crossgap_lib.errors import CrossgapError
 
 if TYPE_CHECKING:
@@ -25,22 +23,6 @@ Rows = TypeVar("Rows", Dataset, Embeddings)
 def drawn(rows: Rows, n: int = 0, seed: int = 0) -> Rows:
     """n pictures of a data set, or n embeddings, as ``drawn_rows`` draws them."""
     return rows[drawn_rows(rows.ids, n, seed)]
-
-
-def load_vectors(path: str | Path) -> Embeddings:
-    """The vectors of a file, or the images of a pair file; which of them it is, and how many, is printed.
-
-    Raises:
-        CrossgapError: as ``Embeddings.load`` and ``load_pair``.
-    """
-    path = Path(path)
-    with clear_errors(path):
-        columns = read_columns(path)
-        pair = key(columns, FEATURES) is None and all(key(columns, names) for names in SIDES.values())
-        del columns  # which may be most of the memory, and is read again
-    vectors = load_pair(path)[0] if pair else Embeddings.load(path)
-    print(f"{path.name}: {len(vectors)} {'images of pairs' if pair else 'vectors'}")
-    return vectors
 
 
 def matrix(name: str, values: np.ndarray) -> np.ndarray:
