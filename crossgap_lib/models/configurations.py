@@ -1,24 +1,18 @@
 """Configurations that come with a model: what names code, leads elsewhere or describes no model is refused here."""
 
-import json
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from crossgap_lib.errors import CrossgapError, one_sentence
+from crossgap_lib.datasets.files import read_json
+from crossgap_lib.errors import CrossgapError
 from crossgap_lib.models.spelling import TRANSFORMERS, timm_names
 
 # the largest that a configuration may say, far beyond any model; 2**20 for all other numbers
 LARGEST = dict.fromkeys(("layers", "depth", "depths", "num_layers", "num_hidden_layers"), 1000)
 LARGEST |= dict.fromkeys(("image_size", "img_size", "size"), 10_000)
-
-
-def read_json(file: Path) -> Any:
-    """A configuration as it stands in its file. Raises CrossgapError where that is damaged or missing."""
-    with one_sentence(f"{file} can't be read"):
-        return json.loads(file.read_text(encoding="utf-8"))
 
 
 def refuse_code(config: Any, where: str) -> None:

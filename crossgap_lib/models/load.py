@@ -29,10 +29,10 @@ from transformers import PretrainedConfig
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from crossgap_lib import paths
+from crossgap_lib.datasets.files import read_json
 from crossgap_lib.errors import CrossgapError, brief, did_you_mean, one_sentence
 from crossgap_lib.hub import cached_first, first_on_hub
 from crossgap_lib.models.configurations import (
-    read_json,
     refuse_absurd,
     refuse_code,
     refuse_odd_parts,
