@@ -1,5 +1,6 @@
 """A few true papermill runs of tiny notebooks; what needs no kernel runs on a stand-in for papermill."""
 
+import asyncio
 import errno
 import json
 import os
@@ -7,9 +8,12 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from uuid import uuid4
 
 import nbformat
 import pytest
+import zmq.asyncio
 from miniatures import cub, karpathy, photo_bytes, tar, write
 from nbformat import v4
 
@@ -476,3 +480,29 @@ def test_a_broken_notebook_and_an_empty_folder_are_refused(house, tmp_path):
         statuses(house)
     with pytest.raises(CrossgapError, match="no notebooks"):
         run_notebooks(notebooks=tmp_path / "none", out=tmp_path / "out")
+
+
+def test_a_reply_that_was_overlooked_is_noticed():
+    """As where something is sent through the socket on which a reply is awaited: the loop no longer hears of it."""
+
+    async def overlooked() -> tuple[bool, bytes]:
+        with zmq.asyncio.Context() as context:
+            mine = context.socket(zmq.DEALER)
+            mine.bind(f"inproc://{uuid4()}")
+            theirs = zmq.Context.shadow(context.underlying).socket(zmq.DEALER)
+            theirs.connect(mine.last_endpoint.decode())
+            reply = asyncio.ensure_future(mine.recv())
+            await asyncio.sleep(0.1)
+            theirs.send(b"reply")
+            _ = zmq.Socket.shadow(mine.underlying).events  # what swallows the event
+            await asyncio.wait([reply], timeout=1)
+            heard = reply.done()
+            kernel = runner._ThisPython()
+            kernel.asking = SimpleNamespace(channels_running=True, shell_channel=SimpleNamespace(socket=mine))
+            await kernel.is_alive()
+            told = await asyncio.wait_for(reply, 60)
+            theirs.close()
+            mine.close()
+            return heard, told
+
+    assert asyncio.run(overlooked()) == (False, b"reply")

@@ -20,7 +20,7 @@ from uuid import uuid4
 
 import nbformat
 import papermill
-from jupyter_client import AsyncKernelManager
+from jupyter_client import AsyncKernelClient, AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpecManager
 from traitlets import default
 
@@ -248,6 +248,23 @@ class _ThisPython(AsyncKernelManager):
     @default("ip")
     def _own_files(self) -> str:
         return f"{gettempdir()}/crossgap-{uuid4().hex}" if self.transport == "ipc" else "127.0.0.1"
+
+    def client(self, **settings: Any) -> AsyncKernelClient:
+        self.asking = super().client(**settings)
+        return self.asking
+
+    async def _async_is_alive(self) -> bool:
+        """Is asked every second while a cell runs; a reply that was overlooked is noticed then.
+
+        What nbclient tells an Output widget goes out past the event loop, through the socket on which the loop awaits
+        the cell's reply. That may swallow the event which says that the reply is there, and the cell ran for ever: one
+        in a hundred whose widget met an error. Asking the socket for its events wakes the loop.
+        """
+        if self.asking and self.asking.channels_running:
+            _ = self.asking.shell_channel.socket.events
+        return await super()._async_is_alive()
+
+    asking, is_alive = None, _async_is_alive
 
 
 def _widget_error(nb: nbformat.NotebookNode) -> str:
