@@ -266,7 +266,7 @@ def fetch(spec: str) -> None:
 @cli.command()
 def datasets() -> None:
     """List the data sets: what they are, which tables of the papers they serve, how to get them."""
-    from crossgap_lib.datasets.named.lookup import listing
+    from crossgap_lib.datasets.named.table import listing
 
     _echo(listing())
 

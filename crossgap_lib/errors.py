@@ -42,6 +42,11 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def encodable(text: str) -> str:
+    """The text as UTF-8 can hold it: half a character, as in file names that are no UTF-8, becomes its escape."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 def brief(error: BaseException) -> str:
     """What an error says, in at most 300 characters on one line."""
     return shorten(str(error) or type(error).__name__, 300, placeholder=" ...")

@@ -153,18 +153,23 @@ def seal(arrays: Arrays, facts: str = "") -> str:
     return f"{facts}:{made.hexdigest()}"
 
 
-def check_seal(path: Path, told: str, arrays: Arrays, facts: str | None = None) -> None:
+def check_seal(
+    path: Path,
+    told: str,
+    arrays: Arrays,
+    facts: str | None = None,
+    remedy: str = f"remove {SEAL} from its metadata",
+) -> None:
     """Compares the seal that a file tells with what was read of it, and with what it should have been made from.
+
+    ``remedy`` is what somebody does who changed the file and wants it read.
 
     Raises:
         CrossgapError: it does not fit.
     """
     made_from = told.partition(":")[0]
     if seal(arrays, made_from) != told:
-        raise CrossgapError(
-            f"{path} is damaged, or was changed since crossgap wrote it (if you changed it, remove {SEAL} from its "
-            "metadata)"
-        )
+        raise CrossgapError(f"{path} is damaged, or was changed since crossgap wrote it (if you changed it, {remedy})")
     if facts is not None and facts != made_from:
         raise CrossgapError(f"{path} is sound, but of another model, other data or other settings than its name says")
 

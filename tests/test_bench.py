@@ -60,13 +60,17 @@ def test_the_engine_skips_most_of_otis_arithmetic(measured):
 
 
 def test_flops_by_hand(mini):
-    """The textbook's OTI step of one sample: matrix products of 3 blocks over 24 positions, forward and backward."""
+    """The textbook's OTI step of one sample: matrix products of 3 blocks over 24 positions, forward and backward.
+
+    The lower bound leaves out attention, which torch 2.6 does not count on the CPU.
+    """
     width, length, mlp = 128, 24, 4
     block = 2 * length * width * width * (3 + 1 + 2 * mlp)  # qkv, out, mlp
     attention = 2 * 2 * length * length * width
-    forward = 3 * (block + attention) + 2 * width * width
+    products = 3 * block + 2 * width * width
+    forward = products + 3 * attention
     counted = bench.sample_flops(bench.oti_problem(mini, 1), "textbook")
-    assert 2 * forward <= counted <= 2.2 * forward + 3 * attention
+    assert 2 * products <= counted <= 2.2 * forward + 3 * attention
 
 
 def test_the_compiled_engine_is_timed_beside_the_plain_one(monkeypatch):

@@ -344,6 +344,24 @@ def test_names_in_another_form_of_unicode_are_found(tmp_path, listed, stored):
     assert load_dataset(f"folder:{tmp_path}").class_names == ("été",)  # in NFC, as prompts are written
 
 
+def test_names_that_are_no_unicode_get_escapes(tmp_path):
+    """Names of folders and files in Latin-1, and half a character in JSON: rows and pictures stay."""
+    odd = os.fsdecode(b"caf\xe9")
+    for k, name in enumerate((f"{odd}/{odd}.png", f"{odd}/1.png", "dog/1.png")):
+        photo(tmp_path / name, k)
+    with pytest.warns(UserWarning, match=r"1 class names .* get escapes, as in caf\\udce9"):
+        data = load_dataset(f"folder:{tmp_path}")
+    assert data.class_names == (r"caf\udce9", "dog")
+    assert data.ids.tolist() == [r"caf\udce9/1.png", r"caf\udce9/caf\udce9.png", "dog/1.png"]
+    assert [grey_of(data, k) for k in range(3)] == [1, 0, 2]
+    pd.DataFrame({"id": data.ids, "class": [data.class_names[k] for k in data.labels]})  # pandas refuses the bytes
+    (tmp_path / "c.json").write_text(json.dumps([{"image": f"{odd}/{odd}.png", "caption": "a \ud83d"}]))
+    with pytest.warns(UserWarning, match="captions are not valid Unicode"):
+        data = load_dataset(f"captions:{tmp_path / 'c.json'}")
+    assert data.captions == ((r"a \ud83d",),)
+    assert grey_of(data, 0) == 0
+
+
 def test_karpathy_train_holds_restval(tmp_path):
     images = [
         {"filename": f"{k}.png", "split": split, "sentences": [{"raw": split}]}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tracemalloc
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -275,20 +276,15 @@ def test_one_long_text_takes_its_own_room_alone_in_files(tmp_path, kind):
     assert path.stat().st_size < 2e6
 
 
-@pytest.mark.parametrize("kind", [".npz", ".safetensors"])
-def test_names_of_files_that_are_no_unicode_come_back(tmp_path, kind):
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_that_are_no_unicode_get_escapes_and_come_back(tmp_path, kind):
     odd = os.fsdecode(b"caf\xe9.jpg")  # Latin-1: the byte becomes half a character
-    e = Embeddings(random_features(2), [odd, "\ud83d\ude00"], meta={"skipped": [f"{odd}: the file is empty"]})
+    words = {"ids": [odd, "b"], "texts": ["x", "\ud83d"], "labels": [0, 0], "class_names": [odd]}
+    e = Embeddings(random_features(2), **words, meta={"skipped": [f"{odd}: the file is empty"]})
+    assert e.ids.tolist() == ["caf\\udce9.jpg", "b"]
+    assert e.texts.tolist() == ["x", "\\ud83d"]
+    assert e.class_names == ("caf\\udce9.jpg",)
     assert_equal(Embeddings.load(e.save(tmp_path / f"f{kind}")), e)
-
-
-def test_parquet_says_which_name_it_can_not_hold(tmp_path):
-    e = Embeddings(random_features(1), [os.fsdecode(b"caf\xe9.jpg")])
-    refused(
-        r"'caf\\udce9.jpg', which is not valid Unicode; save as .npz or .safetensors",
-        lambda: e.save(tmp_path / "f.parquet"),
-    )
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow  # pyarrow takes its time over 100 MB of metadata
@@ -570,6 +566,33 @@ def test_a_flipped_bit_is_noticed_wherever_it_is(tmp_path, kind):
     assert all(path.name in told for told in refusals)
     path.write_bytes(whole)
     assert_equal(Embeddings.load(path), stored)
+
+
+def test_a_flip_that_hides_the_metadata_of_a_parquet_file_is_noticed(tmp_path):
+    """pyarrow skips metadata that it can't find; every bit of the bytes that lead to them is tried."""
+    path, stored = tmp_path / "f.parquet", full(40)
+    whole, told = stored.save(path).read_bytes(), []
+    for at in range(whole.index(b"crossgap") - 12, whole.index(b"crossgap")):
+        for bit in range(8):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
+            try:
+                assert_equal(Embeddings.load(path), stored)
+            except CrossgapError as error:
+                told.append(str(error))
+    assert any("pyarrow finds none" in message for message in told)
+
+
+def test_rows_that_others_saved_with_our_seal_are_read_as_the_refusal_says(tmp_path):
+    path, stored = tmp_path / "f.parquet", full(40)
+    table = pq.read_table(stored.save(path))
+    pq.write_table(table, path)  # the same content, by another writer
+    assert_equal(Embeddings.load(path), stored)
+    table = table.slice(5, 10)
+    pq.write_table(table, path)
+    message = refused("was changed since crossgap wrote it", lambda: Embeddings.load(path))
+    table = eval(re.search(r"table\.replace_schema_metadata\(.*?\}\)", message)[0], {"table": table})
+    pq.write_table(table, path)
+    assert_equal(Embeddings.load(path), stored[5:15])
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):

@@ -14,7 +14,6 @@ import crossgap_lib.cli as cli
 from crossgap_lib.datasets.load import load_dataset
 from crossgap_lib.datasets.named import fetch
 from crossgap_lib.datasets.named.fetch import fetch_dataset
-from crossgap_lib.datasets.named.lookup import placement
 from crossgap_lib.datasets.named.table import SETS
 from crossgap_lib.datasets.text_sets import load_texts
 from crossgap_lib.errors import CrossgapError
@@ -91,7 +90,7 @@ def test_a_post_that_would_be_written_elsewhere_is_refused(tmp_path, monkeypatch
 def test_what_has_no_download_says_what_to_place(name, tmp_path):
     with pytest.raises(CrossgapError) as caught:
         fetch_dataset(f"{name}:{tmp_path}")
-    assert str(caught.value) == f"There is no download of {placement(name)}"
+    assert str(caught.value) == f"There is no download of {SETS[name].placement}"
 
 
 @pytest.mark.parametrize("error", [URLError("Name or service not known"), RuntimeError("File not found or corrupted.")])

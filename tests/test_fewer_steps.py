@@ -98,7 +98,7 @@ def test_steps_have_the_length_that_the_schedule_says():
     for step, share in ((0, 1.0), (2, 0.5), (3, (1 - np.sqrt(0.5)) / 2)):
         tokens.grad = torch.randn(3, 2, 8, generator=torch.Generator().manual_seed(step)) * 10.0**-step
         before = tokens.clone()
-        fast.update(tokens, step, 4)
+        fast.stepper(tokens, 4)(torch.tensor(step))
         moved = before - tokens
         torch.testing.assert_close(moved.square().mean(-1).sqrt(), torch.full((3, 2), 0.4 * float(share)))
         assert (torch.nn.functional.cosine_similarity(moved, tokens.grad, dim=-1) > 0.999).all()
@@ -107,7 +107,7 @@ def test_steps_have_the_length_that_the_schedule_says():
 def test_a_zero_gradient_moves_nothing():
     tokens = torch.ones(1, 1, 4)
     tokens.grad = torch.zeros(1, 1, 4)
-    unfitted(1, 4).update(tokens, 0, 1)
+    unfitted(1, 4).stepper(tokens, 1)(torch.tensor(0))
     assert torch.equal(tokens, torch.ones(1, 1, 4))
 
 

@@ -11,7 +11,8 @@ from crossgap_lib.datasets.load import load_dataset
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.embeddings.encode import encode_images, encode_texts
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.inversion import oti_ovi, textbook
+from crossgap_lib.inversion import loop, oti_ovi, textbook
+from crossgap_lib.inversion.fewer_steps import accelerate
 from crossgap_lib.inversion.loop import ScaledGradient, gradient, initial_noise, invert
 from crossgap_lib.inversion.oti_ovi import oti, ovi, template_ids
 from crossgap_lib.inversion.towers import ImageTower, TextTower, _repeats
@@ -236,6 +237,36 @@ def test_an_overflow_concerns_its_own_sample():
     assert scaled.scale.tolist() == [4.0, 2.0, 1.0]
 
 
+@pytest.mark.parametrize("how", ["fp32", "fp16", "accelerated", "ovi"])
+def test_a_batch_leaves_nothing_to_the_next_of_its_shape(precisions, how):
+    """Both go through the same memory: moments, loss scales and numbers of steps begin anew."""
+    model, method = precisions["fp16" if how == "fp16" else "fp32"], "ovi" if how == "ovi" else "oti"
+    rows = random_features(40, model.embed_dim)
+    fast = accelerate(model, "oti", fit_on=rows) if how == "accelerated" else None
+    first, again = (oti_ovi.job_for(model, method, 1, 4, snapshots=(2,), accelerated=fast) for _ in range(2))
+    oti_ovi.invert_batch(first, rows[:9], "cpu")
+    second, alone = (oti_ovi.invert_batch(job, rows[9:18], "cpu") for job in (first, again))
+    assert len(first.loops) == 1
+    for ours, theirs in zip((*second[:2], *second[2].values()), (*alone[:2], *alone[2].values()), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: a captured step against the same without")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("method", ["oti", "ovi"])
+def test_a_captured_step_is_the_same_step(method, precision, monkeypatch):
+    model = load_model("mini-clip", device="cuda", precision=precision)
+    rows = random_features(20, model.embed_dim)
+    runs = []
+    for worth in (10, 1000):
+        monkeypatch.setattr(loop, "_WORTH_A_GRAPH", worth)
+        job = oti_ovi.job_for(model, method, 1, 20, snapshots=(0, 5, 12))
+        runs.append([oti_ovi.invert_batch(job, rows[k : k + 10], "cuda") for k in (0, 10)])
+        assert all((made.graph is None) == (worth > 20) for made in job.loops.values())
+    for ours, theirs in zip(*runs, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("method", ["oti", "ovi"])
 def test_the_encoders_compile_without_a_break(cats_and_dogs, method):
     """Pure functions of tensors: torch takes them as one graph, and its gradient is the same."""
@@ -408,7 +439,7 @@ def test_rows_of_an_inversion(cats_and_dogs):
 def test_cache_returns_the_same_without_optimising(cats_and_dogs, monkeypatch):
     model, images, _ = cats_and_dogs
     first = oti(model, images[:8], steps=3, snapshots=(1,))
-    monkeypatch.setattr(oti_ovi, "invert", lambda *_, **__: pytest.fail("optimised although cached"))
+    monkeypatch.setattr(oti_ovi, "Loop", lambda *_, **__: pytest.fail("optimised although cached"))
     again = oti(model, images[:8], steps=3, snapshots=(1,))
     for name in ("features", "tokens", "losses"):
         assert torch.equal(getattr(first, name), getattr(again, name))

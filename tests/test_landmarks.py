@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import pickletools
+import warnings
 from contextlib import suppress
 from dataclasses import replace
 
@@ -326,6 +327,10 @@ def test_distractors_are_read_where_they_lie(tmp_path):
     parts = [task.queries, load_dataset(f"wds:{pattern}")]
     digests = {concatenated("x", parts, prefixes).fingerprint for prefixes in (("", "a/"), ("", "b/"), ("c/", "a/"))}
     assert len(digests) == 3  # ids are kept with encoded pictures
+    miniatures.tar(tmp_path / "tars/01.tar", {"0002.jpg": miniatures.photo_bytes(12)})  # no label, unlike the others
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(load_retrieval(f"roxford5k:{root}", distractors=f"wds:{pattern}").gallery) == 9
     (tmp_path / "empty").mkdir()
     with pytest.raises(CrossgapError, match="No distractor pictures"):
         load_retrieval(f"roxford5k:{root}", distractors=str(tmp_path / "empty"))

@@ -12,8 +12,7 @@ import pytest
 from miniatures import BROKEN, SPLIT, grey_of, photo, write
 
 from crossgap_lib.datasets.load import load_dataset
-from crossgap_lib.datasets.named import lookup
-from crossgap_lib.datasets.named.table import SETS
+from crossgap_lib.datasets.named.table import SETS, listing, prompt_template
 from crossgap_lib.embeddings.encode import encode_images, skip_report
 from crossgap_lib.errors import CrossgapError, UnreadableImage
 from crossgap_lib.paths import DATA
@@ -60,15 +59,15 @@ def test_tables_are_those_that_the_published_numbers_are_in():
 
 
 def test_prompts_are_coops():
-    assert lookup.prompt_template("oxford-pets:x") == "a photo of a {}, a type of pet."
-    assert lookup.prompt_template("dtd:x") == "{} texture."
-    assert lookup.prompt_template("folder:x") == "a photo of a {}"
+    assert prompt_template("oxford-pets:x") == "a photo of a {}, a type of pet."
+    assert prompt_template("dtd:x") == "{} texture."
+    assert prompt_template("folder:x") == "a photo of a {}"
     assert all(row.template.count("{}") == 1 for row in SETS.values())
 
 
 def test_placement_is_one_sentence_with_the_tree():
     for name, row in SETS.items():
-        said = lookup.placement(name)
+        said = SETS[name].placement
         assert said.endswith(f"; expected is {row.tree}")
         assert ("crossgap fetch" in said) == bool(row.fetched_by)
         assert ("by hand" in said) == bool(row.by_hand)
@@ -77,7 +76,7 @@ def test_placement_is_one_sentence_with_the_tree():
 
 
 def test_listing_names_everything():
-    said = lookup.listing()
+    said = listing()
     for name, row in SETS.items():
         assert re.search(rf"^{name}\s+{re.escape(row.what)}$", said, re.MULTILINE)
     assert "Cross the Gap 1, 2-right, 3, A3; Reevaluating 2, 3" in said
@@ -157,7 +156,7 @@ def test_two_splits_at_once_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", [name for name, row in SETS.items() if not row.texts_only])
 def test_a_missing_set_is_answered_by_its_placement(name, tmp_path):
-    with pytest.raises(CrossgapError, match=re.escape(lookup.placement(name))):
+    with pytest.raises(CrossgapError, match=re.escape(SETS[name].placement)):
         load_dataset(f"{name}:{tmp_path}")
 
 
@@ -295,7 +294,7 @@ def test_imagenet(tmp_path):
     with pytest.raises(CrossgapError, match=r"folder 'n02084071' is not in classnames\.txt"):
         load_dataset(f"imagenet:{tmp_path}")
     shutil.rmtree(tmp_path / "images")
-    with pytest.raises(CrossgapError, match=re.escape(lookup.placement("imagenet"))):
+    with pytest.raises(CrossgapError, match=re.escape(SETS["imagenet"].placement)):
         load_dataset(f"imagenet:{tmp_path}")
 
 

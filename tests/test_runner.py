@@ -150,6 +150,24 @@ def test_two_run_at_once_and_come_back_in_order(tmp_path):
     assert left_over(out) == []
 
 
+def test_what_takes_long_begins_first(tmp_path, monkeypatch):
+    for name in ("01_a", "02_long", "03_b"):
+        path = notebook(tmp_path / "nb", name, "1")
+        if name == "02_long":
+            told = json.loads(path.read_text())
+            path.write_text(json.dumps(told | {"metadata": told["metadata"] | {"crossgap": {"minutes": 2}}}))
+    begun = []
+
+    def in_order(work, tasks, jobs, lost):
+        begun.extend(task[0].stem for task in tasks)
+        return [runner.Run(name, tmp_path, "ran") for name in begun]
+
+    monkeypatch.setattr(runner, "side_by_side", in_order)
+    runs = run_notebooks(jobs=2, notebooks=tmp_path / "nb", out=tmp_path / "out", cwd=tmp_path)
+    assert begun == ["02_long", "01_a", "03_b"]
+    assert [run.name for run in runs] == ["01_a", "02_long", "03_b"]
+
+
 def test_a_process_that_is_killed_is_a_failure_of_its_notebook(tmp_path):
     notebook(tmp_path / "nb", "01_killed", "import os, signal; os.kill(os.getppid(), signal.SIGKILL)")
     (run,) = run_notebooks(jobs=2, notebooks=tmp_path / "nb", out=tmp_path / "out", cwd=tmp_path)

@@ -59,6 +59,18 @@ def contents(folder):
 # ---------------------------------------------------------------- what comes out
 
 
+def test_the_papers_batch_is_that_of_oti(tmp_path, cats_and_dogs):
+    """With ``paper`` results depend on the batch; of 70 rows the released code takes 64 and 6 at a time."""
+    model, images, _ = cats_and_dogs
+    some = Embeddings(np.random.default_rng(0).normal(size=(70, images.features.shape[1])))
+    how = {"steps": 2, "paper": True}
+    invert_to(tmp_path / "out", Plan("mini-clip", str(some.save(tmp_path / "v.npz")), "oti", device="cpu", **how))
+    torch.testing.assert_close(
+        load_shards(tmp_path / "out").features, oti(model, some, cache=False, **how).features, atol=1e-5, rtol=0
+    )
+    assert (Plan("m", "d", "oti").batch, Plan("m", "d", "oti", paper=True, batch=7).batch) == (256, 7)
+
+
 def test_shards_hold_what_oti_returns(tmp_path, plan, cats_and_dogs):
     model, images, _ = cats_and_dogs
     report = invert_to(tmp_path, plan)

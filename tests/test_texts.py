@@ -11,7 +11,6 @@ import torch
 from miniatures import write
 
 from crossgap_lib import metrics
-from crossgap_lib.datasets.named.lookup import placement
 from crossgap_lib.datasets.named.table import SETS
 from crossgap_lib.datasets.text_sets import load_texts
 from crossgap_lib.embeddings.embeddings import Embeddings
@@ -165,7 +164,7 @@ def test_summaries_and_queries_of_ones_own(tmp_path):
 
 @pytest.mark.parametrize("name", [name for name, row in SETS.items() if row.texts_only or row.family == "captions"])
 def test_a_missing_collection_is_answered_by_its_placement(name, tmp_path):
-    with pytest.raises(CrossgapError, match=re.escape(placement(name))):
+    with pytest.raises(CrossgapError, match=re.escape(SETS[name].placement)):
         load_texts(f"{name}:{tmp_path}")
 
 

@@ -20,13 +20,11 @@ from crossgap_lib.datasets.files import (
     absolute,
     bad_row,
     existing_folder,
-    file_named,
     of_good,
     read_json_lines,
     read_table,
     read_text,
 )
-from crossgap_lib.datasets.named.places import root_and_split
 from crossgap_lib.datasets.named.table import NamedSet
 from crossgap_lib.errors import CrossgapError, one_sentence
 
@@ -78,14 +76,8 @@ def _with_pictures(spec: str, path: Path, rows: list[CaptionRow], images: str | 
     else:
         bases = path.parent, path.parent.parent  # COCO: annotations/captions_val2017.json, val2017/*.jpg
         folders = [folder for base in bases for name in ("", *_PICTURE_FOLDERS) if (folder := base / name).is_dir()]
-    paths = [_find(row, folders) for row in rows]
-    captions = tuple(row.captions for row in rows)
-    return from_listing(spec, path, [row.name for row in rows], paths, folders, captions=captions)
-
-
-def _find(row: CaptionRow, folders: list[Path]) -> Path | None:
-    candidates = (file_named(folder / inner, row.name) for folder in folders for inner in (row.folder, ""))
-    return next((path for path in candidates if path), None)
+    names, below = [row.name for row in rows], [row.folder for row in rows]
+    return from_listing(spec, path, names, folders, below, captions=tuple(row.captions for row in rows))
 
 
 def read_named(
@@ -100,7 +92,7 @@ def read_named(
 
 def named_rows(row: NamedSet, rest: str, split: str | None = None) -> tuple[Path, list[CaptionRow]]:
     """(caption file, its rows). No picture is looked for: text-text retrieval needs none."""
-    root, split = root_and_split(row, rest, split)
+    root, split = row.root_and_split(rest, split)
     file = root / row.markers[0]
     return file, read_captions(file, split if len(row.splits) > 1 else None)
 
@@ -124,7 +116,8 @@ def read_captions(path: Path, split: str | None = None) -> list[CaptionRow]:
             groups.setdefault((folder, name), []).extend(filter(None, map(str.strip, captions)))
     used = {_key(entry, names) for _, entry in entries for names in (PICTURE, CAPTION)}
     used |= {"filepath", "split"} if split else {"filepath"}
-    if form == "table" and (unused := [name for name in _columns(entries) if name not in used]):
+    unused = dict.fromkeys(name for _, entry in entries for name in entry if name not in used)
+    if form == "table" and unused:
         warnings.warn(f"{path} has columns that are not used: {', '.join(unused)}", stacklevel=4)
     if not groups:
         raise CrossgapError(f"{path}: holds no pictures with captions")
@@ -234,10 +227,6 @@ def _row(where: str, entry: dict[str, Any]) -> tuple[str, str, list[str]]:
 
 def _small_keys(entry: dict) -> dict[str, Any]:
     return {str(key).strip().lower(): value for key, value in entry.items()}
-
-
-def _columns(entries: _Entries) -> list[str]:
-    return list(dict.fromkeys(name for _, entry in entries for name in entry))
 
 
 def _key(entry: Iterable[str], names: tuple[str, ...]) -> str | None:

@@ -1,8 +1,10 @@
 """``Dataset``: rows of pictures that are listed now and decoded on demand."""
 
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,8 @@ import pandas as pd
 from PIL import Image
 
 from crossgap_lib.datasets.decode import open_picture
-from crossgap_lib.datasets.files import bad_row, stamp
-from crossgap_lib.errors import CrossgapError
+from crossgap_lib.datasets.files import bad_row, file_named, stamp
+from crossgap_lib.errors import CrossgapError, encodable
 from crossgap_lib.store import digest
 
 
@@ -20,7 +22,8 @@ from crossgap_lib.store import digest
 class Dataset:
     """n pictures, each decoded only when it is asked for, with what is known of them.
 
-    ``dataset[rows]`` with a slice, a boolean mask or an array of row numbers is the Dataset of those rows.
+    ``dataset[rows]`` with a slice, a boolean mask or an array of row numbers is the Dataset of those rows. Ids, class
+    names and captions that UTF-8 can't hold get escapes (``encodable``), since tables and files refuse them.
 
     Raises:
         CrossgapError: ids repeat, or a column has not n entries.
@@ -36,6 +39,13 @@ class Dataset:
     factors: pd.DataFrame | None = None  # (n, k) known factors of each picture (worlds only)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", np.array([encodable(name) for name in self.ids.tolist()], dtype=str))
+        if odd := [text for text in chain(self.class_names, *(self.captions or ())) if encodable(text) != text]:
+            told = f"{len(odd)} class names or captions are not valid Unicode and get escapes, as in {odd[0][:60]}"
+            warnings.warn(f"{self.name}: {encodable(told)}", stacklevel=3)
+            object.__setattr__(self, "class_names", tuple(map(encodable, self.class_names)))
+            captions = self.captions and tuple(tuple(map(encodable, several)) for several in self.captions)
+            object.__setattr__(self, "captions", captions)
         names, counts = np.unique(self.ids, return_counts=True)
         if (counts > 1).any():
             twice = names[counts > 1]
@@ -82,31 +92,34 @@ def from_listing(
     spec: str,
     listing: Path,
     names: Sequence[str],
-    paths: Sequence[Path | None],
-    looked_in: Iterable[Path],
+    folders: Sequence[Path],
+    below: Sequence[str] | None = None,
     **columns: Any,
 ) -> Dataset:
     """The Dataset of the n pictures that the file ``listing`` names; one that is not there is a bad row.
 
     Args:
         names: (n,) as the listing has them; they become the ids.
-        paths: (n,) the file of each picture, None where it is not there.
-        looked_in: the folders that were searched, for the message.
+        folders: where the pictures are looked for, one folder after the other.
+        below: (n,) the subfolder of these folders in which each picture is looked for first.
         columns: further fields of Dataset, such as labels.
 
     Raises:
         CrossgapError: none of the pictures is there.
     """
+
+    def found(name: str, inner: str) -> Path | None:
+        candidates = (file_named(base, name) for folder in folders for base in (folder / inner, folder))
+        return next(filter(None, candidates), None)
+
+    paths = list(map(found, names, below or [""] * len(names)))
     there = [k for k, path in enumerate(paths) if path]
-    if len(there) < len(names):
-        first = next(name for name, path in zip(names, paths, strict=True) if not path)
-        message = (
-            f"{len(names) - len(there)} of {len(names)} pictures that {listing} names are missing, the first is "
-            f"{first!r}; looked in {', '.join(map(str, looked_in))}"
-        )
+    if missing := [name for name, path in zip(names, paths, strict=True) if not path]:
+        told = f"{len(missing)} of {len(names)} pictures that {listing} names are missing, the first is {missing[0]!r}"
+        told = f"{told}; looked in {', '.join(map(str, folders))}"
         if not there:
-            raise CrossgapError(message)
-        bad_row(message, len(names) - len(there))
+            raise CrossgapError(told)
+        bad_row(told, len(missing))
     files = [path or listing / name for name, path in zip(names, paths, strict=True)]  # nothing lies below a file
     return from_files(spec, names, files, **columns)[there]
 

@@ -11,8 +11,6 @@ import numpy as np
 
 from crossgap_lib.datasets.dataset import Dataset, from_files
 from crossgap_lib.datasets.files import bad_row, existing_folder, files_in, keyed, read_fields, subfolders
-from crossgap_lib.datasets.named.lookup import placement
-from crossgap_lib.datasets.named.places import root_and_split
 from crossgap_lib.datasets.named.table import NamedSet
 from crossgap_lib.errors import CrossgapError
 
@@ -102,21 +100,19 @@ def read_imagenet(row: NamedSet, spec: str, rest: str, *, split: str | None = No
     Raises:
         CrossgapError: classnames.txt or the pictures are missing, or a folder is not in classnames.txt.
     """
-    root, split = root_and_split(row, rest, split)
+    root, split = row.root_and_split(rest, split)
     name_of = keyed(root / "classnames.txt", read_fields(root / "classnames.txt", 2))
     part = {"train": "train", "val": "val", "test": "val"}[split]
     base = next((folder for folder in (root / "images" / part, root / part) if folder.is_dir()), None)
     if base is None:
-        raise CrossgapError(f"No folder images/{part} in {root} ({placement(row.name)}).")
+        raise row.missing(f"folder images/{part} in {root}")
     groups = {folder.name: files_in(folder) for folder in subfolders(base)}
     for name in sorted(groups.keys() - name_of.keys()):
         bad_row(f"{base}: folder {name!r} is not in classnames.txt", len(groups.pop(name)[0]))
     loose = len(files_in(base, deep=False)[0])
     unsorted = f"{loose} pictures lie in no class folder; ImageNet's val is sorted into them by valprep.sh"
     if not any(pictures for pictures, _ in groups.values()):
-        raise CrossgapError(
-            f"No pictures in the class folders of {base} ({unsorted if loose else placement(row.name)})."
-        )
+        raise CrossgapError(f"No pictures in the class folders of {base} ({unsorted if loose else row.placement}).")
     notes = ([unsorted] if loose else []) + no_pictures(groups.values())
     order = sorted(name_of)
     pictures = [groups.get(folder, ([], []))[0] for folder in order]

@@ -9,8 +9,7 @@ from crossgap_lib.datasets.dataset import Dataset
 from crossgap_lib.datasets.files import skipping
 from crossgap_lib.datasets.folders import read_dogs_vs_cats, read_folder, read_imagenet
 from crossgap_lib.datasets.named import landmarks, lists
-from crossgap_lib.datasets.named.lookup import unknown
-from crossgap_lib.datasets.named.table import SETS
+from crossgap_lib.datasets.named.table import SETS, unknown
 from crossgap_lib.datasets.world import world_dataset
 from crossgap_lib.errors import CrossgapError
 

@@ -10,11 +10,10 @@ import numpy as np
 from PIL import Image
 
 from crossgap_lib.datasets.dataset import Dataset, from_files
-from crossgap_lib.datasets.files import absolute, existing_folder, files_in
+from crossgap_lib.datasets.files import existing_folder, files_in
 from crossgap_lib.datasets.folders import no_pictures
 from crossgap_lib.datasets.load import load_dataset
 from crossgap_lib.datasets.named.landmarks import DIFFICULTIES, read_truth
-from crossgap_lib.datasets.named.places import root_of
 from crossgap_lib.datasets.named.table import SETS, NamedSet
 from crossgap_lib.errors import CrossgapError, did_you_mean
 from crossgap_lib.store import digest
@@ -115,7 +114,7 @@ def _landmarks(
         known = f"{', '.join(DIFFICULTIES)}.{did_you_mean(difficulty, DIFFICULTIES)}"
         raise CrossgapError(f"There is no difficulty {difficulty!r}; there are {known}")
     positive, junk = DIFFICULTIES[difficulty]
-    truth = read_truth(root_of(row, absolute(spec.partition(":")[2])) / row.markers[0])
+    truth = read_truth(row.root(spec.partition(":")[2]) / row.markers[0])
     queries = load_dataset(spec, split="queries", crop_queries=crop, **options)
     gallery = load_dataset(spec, split="gallery", **options)
     if distractors:
@@ -132,7 +131,7 @@ def _landmarks(
 
 def _distractors(spec: str) -> Dataset:
     if spec.startswith("wds:"):
-        return load_dataset(spec)
+        return load_dataset(spec, pictures_alone=True)
     root = existing_folder(spec, "distractor pictures")
     paths, others = files_in(root)
     if not paths:

@@ -25,13 +25,9 @@ def _poly(*xy: float) -> Polygon:
     return np.array(xy, dtype=float).reshape(-1, 2)
 
 
-def _mirror(polygon: Polygon) -> Polygon:
-    return polygon * [-1, 1]
-
-
 def _both(paint: str, polygon: Polygon) -> Shape:
     """The polygon and its mirror image about the vertical axis."""
-    return [(paint, polygon), (paint, _mirror(polygon))]
+    return [(paint, polygon), (paint, polygon * [-1, 1])]
 
 
 def _stroke(paint: str, width: float, *xy: float) -> Shape:
@@ -44,16 +40,18 @@ def _stroke(paint: str, width: float, *xy: float) -> Shape:
     return shape
 
 
-def _eyes(x: float, y: float, r: float = 0.07) -> Shape:
-    return _both("black", _oval(x, y, r))
-
-
 def _wheel(x: float, y: float, r: float) -> Shape:
     return [("black", _oval(x, y, r)), ("lightgray", _oval(x, y, r / 2))]
 
 
-def _dog() -> Shape:
-    return [
+def _star() -> Polygon:
+    angles = np.arange(10) * np.pi / 5 - np.pi / 2
+    radii = np.tile([1.0, 0.42], 5)
+    return np.stack([radii * np.cos(angles), radii * np.sin(angles) + 0.05], axis=1)
+
+
+KINDS: dict[str, Shape] = {
+    "dog": [
         *_stroke("body", 0.17, -0.5, 0.2, -0.55, 0.88),
         *_stroke("body", 0.17, 0.25, 0.2, 0.3, 0.88),
         *_stroke("body", 0.14, -0.6, 0.05, -0.95, -0.4),
@@ -64,11 +62,8 @@ def _dog() -> Shape:
         ("black", _oval(0.95, -0.28, 0.09)),
         ("hotpink", _oval(0.8, 0.02, 0.08, 0.15)),
         ("black", _oval(0.52, -0.4, 0.07)),
-    ]
-
-
-def _cat() -> Shape:
-    return [
+    ],
+    "cat": [
         *_stroke("body", 0.13, 0.35, 0.8, 0.75, 0.75, 0.88, 0.4, 0.7, 0.15),
         ("body", _oval(0, 0.5, 0.46, 0.5)),
         *_both("body", _oval(0.3, 0.88, 0.2, 0.12)),
@@ -78,13 +73,10 @@ def _cat() -> Shape:
         ("hotpink", _poly(-0.07, -0.3, 0.07, -0.3, 0, -0.2)),
         *_both("black", _poly(0.15, -0.22, 0.62, -0.32, 0.62, -0.28)),
         *_both("black", _poly(0.15, -0.17, 0.6, -0.12, 0.6, -0.08)),
-        *_eyes(0.2, -0.42, 0.08),
+        *_both("black", _oval(0.2, -0.42, 0.08)),
         ("light", _oval(0, 0.55, 0.22, 0.3)),
-    ]
-
-
-def _rabbit() -> Shape:
-    return [
+    ],
+    "rabbit": [
         *_both("body", _oval(0.18, -0.65, 0.13, 0.38, 8)),
         ("body", _oval(0, 0.5, 0.42, 0.45)),
         ("body", _oval(0, -0.1, 0.36, 0.34)),
@@ -92,12 +84,9 @@ def _rabbit() -> Shape:
         *_both("hotpink", _oval(0.18, -0.65, 0.06, 0.27, 8)),
         ("white", _poly(-0.08, 0.08, 0.08, 0.08, 0.08, 0.24, -0.08, 0.24)),
         ("hotpink", _oval(0, 0.02, 0.07, 0.05)),
-        *_eyes(0.15, -0.14),
-    ]
-
-
-def _pig() -> Shape:
-    return [
+        *_both("black", _oval(0.15, -0.14, 0.07)),
+    ],
+    "pig": [
         *_stroke("body", 0.2, -0.5, 0.4, -0.5, 0.85),
         *_stroke("body", 0.2, 0.3, 0.4, 0.3, 0.85),
         ("body", _oval(-0.15, 0.15, 0.75, 0.48)),
@@ -108,11 +97,8 @@ def _pig() -> Shape:
         ("black", _oval(0.66, 0.0, 0.04, 0.06)),
         ("black", _oval(0.79, 0.0, 0.04, 0.06)),
         ("black", _oval(0.5, -0.2, 0.06)),
-    ]
-
-
-def _elephant() -> Shape:
-    return [
+    ],
+    "elephant": [
         *_stroke("body", 0.28, -0.6, 0.3, -0.6, 0.82),
         *_stroke("body", 0.28, 0.1, 0.3, 0.1, 0.82),
         ("body", _oval(-0.25, 0.05, 0.65, 0.5)),
@@ -121,11 +107,8 @@ def _elephant() -> Shape:
         ("shade", _oval(0.2, -0.3, 0.24, 0.36)),
         ("white", _poly(0.55, 0.0, 0.7, 0.05, 0.55, 0.35)),
         ("black", _oval(0.55, -0.4, 0.06)),
-    ]
-
-
-def _giraffe() -> Shape:
-    return [
+    ],
+    "giraffe": [
         *_stroke("body", 0.13, -0.5, 0.3, -0.5, 0.92),
         *_stroke("body", 0.13, 0.15, 0.3, 0.15, 0.92),
         ("body", _oval(-0.2, 0.25, 0.5, 0.27)),
@@ -134,11 +117,8 @@ def _giraffe() -> Shape:
         *_stroke("black", 0.05, 0.32, -0.82, 0.28, -1.0),
         *_stroke("black", 0.05, 0.42, -0.84, 0.42, -1.0),
         ("black", _oval(0.5, -0.78, 0.05)),
-    ]
-
-
-def _bird() -> Shape:
-    return [
+    ],
+    "bird": [
         ("body", _poly(-0.5, 0.2, -1.0, -0.05, -0.95, 0.4)),
         ("body", _oval(-0.05, 0.2, 0.6, 0.42)),
         ("body", _oval(0.42, -0.35, 0.33)),
@@ -147,22 +127,16 @@ def _bird() -> Shape:
         *_stroke("orange", 0.07, -0.1, 0.6, -0.1, 0.92, 0.05, 0.92),
         *_stroke("orange", 0.07, 0.2, 0.6, 0.2, 0.92, 0.35, 0.92),
         ("black", _oval(0.5, -0.42, 0.07)),
-    ]
-
-
-def _fish() -> Shape:
-    return [
+    ],
+    "fish": [
         ("body", _poly(-0.4, 0, -1.0, -0.5, -0.85, 0, -1.0, 0.5)),
         ("body", _poly(-0.2, -0.35, 0.1, -0.75, 0.35, -0.3)),
         ("body", _oval(0.15, 0, 0.75, 0.46)),
         ("shade", _poly(0.05, 0.05, -0.25, 0.3, 0.1, 0.3)),
         ("white", _oval(0.55, -0.12, 0.14)),
         ("black", _oval(0.58, -0.12, 0.08)),
-    ]
-
-
-def _turtle() -> Shape:
-    return [
+    ],
+    "turtle": [
         ("light", _oval(-0.45, 0.52, 0.17, 0.2)),
         ("light", _oval(0.35, 0.52, 0.17, 0.2)),
         ("light", _oval(0.78, 0.05, 0.24, 0.2)),
@@ -170,11 +144,8 @@ def _turtle() -> Shape:
         ("body", np.vstack([_oval(-0.05, 0.4, 0.72, 0.85)[10:], _poly(0.67, 0.4)])),
         ("shade", _poly(-0.8, 0.36, 0.7, 0.36, 0.7, 0.48, -0.8, 0.48)),
         ("black", _oval(0.84, 0.0, 0.05)),
-    ]
-
-
-def _snail() -> Shape:
-    return [
+    ],
+    "snail": [
         ("light", _poly(-0.95, 0.75, -0.6, 0.5, 0.5, 0.5, 0.6, -0.1, 0.85, -0.1, 0.85, 0.75)),
         *_stroke("light", 0.07, 0.65, -0.05, 0.55, -0.5),
         *_stroke("light", 0.07, 0.78, -0.05, 0.9, -0.5),
@@ -182,148 +153,95 @@ def _snail() -> Shape:
         *_stroke("shade", 0.08, -0.15, 0.05, 0.05, 0.05, 0.05, -0.15, -0.2, -0.2, -0.4, 0.05, -0.2, 0.35, 0.15, 0.35),
         ("black", _oval(0.55, -0.52, 0.06)),
         ("black", _oval(0.9, -0.52, 0.06)),
-    ]
-
-
-def _butterfly() -> Shape:
-    return [
+    ],
+    "butterfly": [
         *_both("body", _oval(0.5, -0.38, 0.45, 0.36, -35)),
         *_both("body", _oval(0.4, 0.42, 0.36, 0.28, 40)),
         *_both("light", _oval(0.55, -0.4, 0.18)),
         ("black", _oval(0, 0.05, 0.09, 0.6)),
         *_stroke("black", 0.05, 0, -0.5, 0.25, -0.9),
         *_stroke("black", 0.05, 0, -0.5, -0.25, -0.9),
-    ]
-
-
-def _snake() -> Shape:
-    return [
+    ],
+    "snake": [
         *_stroke("body", 0.26, -0.9, 0.75, -0.2, 0.8, 0.35, 0.55, -0.35, 0.2, -0.35, -0.1, 0.3, -0.3, 0.35, -0.65),
         ("body", _oval(0.45, -0.72, 0.3, 0.2, -10)),
         *_stroke("red", 0.05, 0.72, -0.75, 0.98, -0.72),
         ("black", _oval(0.5, -0.8, 0.06)),
-    ]
-
-
-def _car() -> Shape:
-    return [
+    ],
+    "car": [
         ("body", _poly(-0.55, 0.0, -0.35, -0.45, 0.3, -0.45, 0.55, 0.0)),
         ("body", _poly(-1.0, 0.0, 0.85, 0.0, 1.0, 0.2, 1.0, 0.5, -1.0, 0.5)),
         ("lightcyan", _poly(-0.4, -0.02, -0.27, -0.35, -0.05, -0.35, -0.05, -0.02)),
         ("lightcyan", _poly(0.05, -0.02, 0.05, -0.35, 0.24, -0.35, 0.4, -0.02)),
         *_wheel(-0.52, 0.52, 0.25),
         *_wheel(0.52, 0.52, 0.25),
-    ]
-
-
-def _house() -> Shape:
-    return [
+    ],
+    "house": [
         ("body", _poly(-0.7, -0.1, 0.7, -0.1, 0.7, 0.9, -0.7, 0.9)),
         ("shade", _poly(-0.95, -0.1, 0, -0.9, 0.95, -0.1)),
         ("saddlebrown", _poly(-0.15, 0.35, 0.2, 0.35, 0.2, 0.9, -0.15, 0.9)),
         ("lightcyan", _poly(-0.55, 0.1, -0.28, 0.1, -0.28, 0.4, -0.55, 0.4)),
         ("lightcyan", _poly(0.32, 0.1, 0.58, 0.1, 0.58, 0.4, 0.32, 0.4)),
-    ]
-
-
-def _tree() -> Shape:
-    return [
+    ],
+    "tree": [
         ("saddlebrown", _poly(-0.14, 0.3, 0.14, 0.3, 0.18, 1.0, -0.18, 1.0)),
         ("body", _poly(0, -1.0, 0.5, -0.35, -0.5, -0.35)),
         ("body", _poly(0, -0.65, 0.65, 0.1, -0.65, 0.1)),
         ("body", _poly(0, -0.25, 0.8, 0.5, -0.8, 0.5)),
-    ]
-
-
-def _flower() -> Shape:
-    petals = [("body", _oval(0.38 * np.cos(a), -0.35 + 0.38 * np.sin(a), 0.25)) for a in np.arange(6) * np.pi / 3]
-    return [
+    ],
+    "flower": [
         *_stroke("green", 0.1, 0, 0.0, 0, 0.95),
         ("green", _oval(0.25, 0.6, 0.26, 0.11, -30)),
-        *petals,
+        *[("body", _oval(0.38 * np.cos(a), -0.35 + 0.38 * np.sin(a), 0.25)) for a in np.arange(6) * np.pi / 3],
         ("gold", _oval(0, -0.35, 0.22)),
-    ]
-
-
-def _mushroom() -> Shape:
-    return [
+    ],
+    "mushroom": [
         ("beige", _poly(-0.25, 0.0, 0.25, 0.0, 0.32, 0.9, -0.32, 0.9)),
         ("body", np.vstack([_oval(0, 0.1, 0.85, 0.95)[10:], _poly(0.85, 0.1)])),
         ("white", _oval(-0.35, -0.25, 0.13)),
         ("white", _oval(0.15, -0.5, 0.14)),
         ("white", _oval(0.45, -0.12, 0.11)),
-    ]
-
-
-def _cup() -> Shape:
-    return [
+    ],
+    "cup": [
         ("shade", _oval(0.6, 0.15, 0.35, 0.36)),
         ("lightgray", _oval(0.6, 0.15, 0.18, 0.2)),
         ("body", _poly(-0.65, -0.4, 0.6, -0.4, 0.5, 0.8, -0.55, 0.8)),
         ("light", _oval(-0.02, -0.4, 0.63, 0.15)),
         ("saddlebrown", _oval(-0.02, -0.39, 0.5, 0.1)),
-    ]
-
-
-def _umbrella() -> Shape:
-    return [
+    ],
+    "umbrella": [
         *_stroke("black", 0.08, 0, -0.2, 0, 0.8, 0.12, 0.92, 0.28, 0.8),
         ("body", np.vstack([_oval(0, 0.05, 0.95, 0.95)[10:], _poly(0.95, 0.05)])),
         ("shade", _poly(0, -0.9, 0.3, 0.05, -0.3, 0.05)),
         *_stroke("black", 0.06, 0, -0.9, 0, -1.02),
-    ]
-
-
-def _boat() -> Shape:
-    return [
+    ],
+    "boat": [
         ("saddlebrown", _poly(-0.05, -0.95, 0.05, -0.95, 0.05, 0.4, -0.05, 0.4)),
         ("light", _poly(0.1, -0.9, 0.1, 0.2, 0.8, 0.2)),
         ("light", _poly(-0.1, -0.6, -0.1, 0.2, -0.6, 0.2)),
         ("body", _poly(-1.0, 0.35, 1.0, 0.35, 0.65, 0.85, -0.65, 0.85)),
-    ]
-
-
-def _rocket() -> Shape:
-    return [
+    ],
+    "rocket": [
         ("orange", _poly(-0.22, 0.6, 0.22, 0.6, 0, 1.05)),
         *_both("shade", _poly(0.25, 0.1, 0.65, 0.7, 0.2, 0.6)),
         ("body", _poly(-0.3, 0.6, -0.34, -0.2, 0, -1.0, 0.34, -0.2, 0.3, 0.6)),
         ("lightcyan", _oval(0, -0.15, 0.16)),
-    ]
-
-
-def _guitar() -> Shape:
-    return [
+    ],
+    "guitar": [
         *_stroke("saddlebrown", 0.14, 0.1, 0.0, 0.62, -0.75),
         *_stroke("black", 0.22, 0.62, -0.75, 0.72, -0.9),
         ("body", _oval(-0.38, 0.52, 0.44)),
         ("body", _oval(-0.02, 0.1, 0.32)),
         ("black", _oval(-0.22, 0.32, 0.14)),
-    ]
-
-
-def _key() -> Shape:
-    return [
+    ],
+    "key": [
         *_stroke("body", 0.17, -0.2, 0.0, 0.95, 0.0),
         *_stroke("body", 0.15, 0.6, 0.05, 0.6, 0.38),
         *_stroke("body", 0.15, 0.88, 0.05, 0.88, 0.45),
         ("body", _oval(-0.5, 0.0, 0.45)),
         ("white", _oval(-0.55, 0.0, 0.19)),
-    ]
-
-
-def _star() -> Shape:
-    angles = np.arange(10) * np.pi / 5 - np.pi / 2
-    radii = np.tile([1.0, 0.42], 5)
-    return [("body", np.stack([radii * np.cos(angles), radii * np.sin(angles) + 0.05], axis=1))]
-
-
-KINDS: dict[str, Shape] = {
-    draw.__name__.lstrip("_"): draw()
-    for draw in (
-        *(_dog, _cat, _rabbit, _pig, _elephant, _giraffe, _bird, _fish, _turtle, _snail, _butterfly, _snake),
-        *(_car, _house, _tree, _flower, _mushroom, _cup, _umbrella, _boat, _rocket, _guitar, _key, _star),
-    )
+    ],
+    "star": [("body", _star())],
 }
 
 # Accessories share the kind's coordinates and so move, turn and grow with it.
@@ -336,10 +254,7 @@ ACCESSORIES: dict[str, Shape] = {
     "balloon": [*_stroke("black", 0.05, 0.85, 0.3, 1.0, -0.5), ("red", _oval(1.0, -0.8, 0.3, 0.37))],
     "ball": [("white", _oval(-0.95, 0.85, 0.27)), ("blue", _poly(-1.2, 0.78, -0.7, 0.78, -0.7, 0.92, -1.2, 0.92))],
     "bow": [
-        *[
-            ("magenta", p + np.array([0, 0.22]))
-            for p in (_poly(0, 0, 0.35, -0.2, 0.35, 0.2), _poly(0, 0, -0.35, -0.2, -0.35, 0.2))
-        ],
+        *_both("magenta", _poly(0, 0, 0.35, -0.2, 0.35, 0.2) + np.array([0, 0.22])),
         ("purple", _oval(0, 0.22, 0.1)),
     ],
 }

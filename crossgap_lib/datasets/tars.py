@@ -62,12 +62,14 @@ def _choices(inside: str) -> list[str]:
     return [str(k).zfill(width) for k in range(first, last + step, step)]
 
 
-def read(spec: str, rest: str) -> Dataset:
+def read(spec: str, rest: str, *, pictures_alone: bool = False) -> Dataset:
     """``wds:PATH/{00..09}.tar``: pictures, with labels and captions if the tars have them.
 
     A label is a whole number, in a .cls file or under "cls", "label" or "class" of a .json file. Each line of a .txt
     file is a caption, and so is what stands under "caption", "text" or "txt" of a .json file. The lines of a file
     classnames.txt beside the first tar, or a level above it, name the labels.
+
+    With ``pictures_alone`` neither labels nor captions are looked for.
 
     Samples without a picture, or without a label or caption if other samples have one, are left out with a warning,
     and so are files of other kinds, and what follows where a tar was cut off.
@@ -82,7 +84,9 @@ def read(spec: str, rest: str) -> Dataset:
     pictured = {key: sample for key, sample in _samples(tars, unused).items() if _picture(sample)}
     if not pictured:
         raise CrossgapError(f"{spec} holds no pictures")
-    facts = dict(of_good(lambda each: (each[0], _facts(tars, *each, unused)), pictured.items()))
+    facts: dict[str, _Facts] = dict.fromkeys(pictured, (None, None))
+    if not pictures_alone:
+        facts = dict(of_good(lambda each: (each[0], _facts(tars, *each, unused)), pictured.items()))
     has_label, has_caption = (any(fact[k] is not None for fact in facts.values()) for k in (0, 1))
     kept = {
         key: (label, captions) for key, (label, captions) in facts.items()

@@ -7,21 +7,67 @@ with classes, a sentence on each class (see table.toml) asks for its texts: 20 N
 """
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from crossgap_lib.datasets.caption_files import named_rows
-from crossgap_lib.datasets.files import absolute, files_in, of_good, read_json_lines, read_text, skipping, subfolders
-from crossgap_lib.datasets.named.collection import ROWS_OF, TextCollection, id_and_text
-from crossgap_lib.datasets.named.lookup import placement, unknown
-from crossgap_lib.datasets.named.places import root_and_split, root_of
-from crossgap_lib.datasets.named.table import SETS, NamedSet
-from crossgap_lib.errors import CrossgapError
+from crossgap_lib.datasets.files import (
+    absolute,
+    files_in,
+    of_good,
+    read_json_lines,
+    read_table,
+    read_text,
+    skipping,
+    subfolders,
+)
+from crossgap_lib.datasets.named.table import SETS, NamedSet, unknown
+from crossgap_lib.errors import CrossgapError, one_sentence
+
+
+@dataclass(frozen=True, eq=False)
+class TextCollection:
+    """q texts to ask with (queries) and c texts to find (the corpus), and which are relevant to which.
+
+    A text that is longer than a model's context is cut by its tokenizer.
+
+    Raises:
+        CrossgapError: there are no queries or no corpus, ids repeat, or nothing says what is relevant.
+    """
+
+    name: str
+    queries: tuple[str, ...]  # (q,)
+    query_ids: tuple[str, ...]  # (q,)
+    corpus: tuple[str, ...]  # (c,)
+    corpus_ids: tuple[str, ...]  # (c,) equal to a query's id if it is the query itself
+    protocol: str  # in words
+    query_labels: np.ndarray | None = None  # (q,) int64; a text is relevant to a query of equal label
+    corpus_labels: np.ndarray | None = None  # (c,) int64
+    relevant: np.ndarray | None = None  # (q, c) bool, in the place of labels
+
+    def __post_init__(self) -> None:
+        q, c = len(self.queries), len(self.corpus)
+        if not q or not c:
+            raise CrossgapError(f"{self.name} holds {q} queries and {c} texts to find")
+        for ids, n in ((self.query_ids, q), (self.corpus_ids, c)):
+            if len(set(ids)) != n:
+                raise CrossgapError(f"{self.name}: {n} texts have {len(set(ids))} different ids")
+        if self.relevant is None and (self.query_labels is None or self.corpus_labels is None):
+            raise CrossgapError(f"{self.name}: neither labels nor judgements say what is relevant")
+        if self.relevant is not None and self.relevant.shape != (q, c):
+            raise CrossgapError(f"{self.name}: judgements {self.relevant.shape} for {q} queries and {c} texts")
+
+    def options(self) -> dict[str, Any]:
+        """What ``metrics.retrieval`` takes for the encoded queries and corpus, all rows in order."""
+        own = set(self.query_ids) & set(self.corpus_ids)
+        judged = {} if self.relevant is None else {"relevant": self.relevant}
+        return {"self_match": "remove" if own else "keep", **judged}
 
 
 def load_texts(
@@ -62,7 +108,7 @@ def load_texts(
 
 def _replaced(path: str | Path, ids: Sequence[str], texts: Sequence[str]) -> tuple[str, ...]:
     file = absolute(path)
-    given = id_and_text(file, read_json_lines(file).values())
+    given = _id_and_text(file, read_json_lines(file).values())
     strange = given.keys() - set(ids)
     if strange:
         raise CrossgapError(f"{file}: {len(strange)} ids, such as {min(strange)!r}, are not in this collection")
@@ -88,10 +134,41 @@ def _first_captions(row: NamedSet, spec: str, rest: str, split: str | None = Non
 # ---------------------------------------------------------------- BEIR
 
 
+def _parquet(file: Path) -> list[dict]:
+    with one_sentence(f"{file} can't be read as Parquet"):
+        return pq.read_table(file).to_pylist()
+
+
+_ROWS_OF: dict[str, Callable[[Path], Iterable[dict]]] = {  # by the ending of the file; raise CrossgapError
+    ".parquet": _parquet,
+    ".jsonl": lambda file: read_json_lines(file).values(),
+    ".tsv": lambda file: read_table(file, "\t").values(),
+}
+
+
+def _id_and_text(file: Path, rows: Iterable[dict]) -> dict[str, str]:
+    """{id: text} of rows that have an _id or id, a text or summary and perhaps a title, which goes before the text.
+
+    A row that lacks one of them, or whose id repeats, is a bad row.
+    """
+    found: dict[str, str] = {}
+
+    def add(row: dict) -> None:
+        name, text = row.get("_id", row.get("id")), row.get("text", row.get("summary"))
+        if name is None or not isinstance(text, str):
+            raise CrossgapError(f"{file}: a row needs _id (or id) and text, but is {str(row)[:80]}")
+        if str(name) in found:
+            raise CrossgapError(f"{file}: id {str(name)!r} repeats")
+        found[str(name)] = f"{row.get('title') or ''} {text}".strip()
+
+    of_good(add, rows)
+    return found
+
+
 def _beir(row: NamedSet, spec: str, rest: str) -> TextCollection:
     """The queries to which some text is relevant, against the whole corpus."""
-    root = root_of(row, absolute(rest))
-    corpus, queries = (id_and_text(root / part, _part(row, root, part)) for part in ("corpus", "queries"))
+    root = row.root(rest)
+    corpus, queries = (_id_and_text(root / part, _part(row, root, part)) for part in ("corpus", "queries"))
     judged = of_good(partial(_judgement, root / "qrels", queries, corpus), _part(row, root, "qrels"))
     pairs = [(query, text) for query, text, score in judged if score > 0]
     asked = tuple(name for name in queries if name in {query for query, _ in pairs})
@@ -105,11 +182,11 @@ def _beir(row: NamedSet, spec: str, rest: str) -> TextCollection:
 
 def _part(row: NamedSet, root: Path, part: str) -> list[dict]:
     """The rows of "corpus", "queries" or "qrels": a folder of Parquet, JSON lines or TSV files, or PART.jsonl."""
-    inside = sorted(path for path in (root / part).glob("*") if path.suffix in ROWS_OF)
+    inside = sorted(path for path in (root / part).glob("*") if path.suffix in _ROWS_OF)
     files = inside or [path for path in (root / f"{part}.jsonl",) if path.is_file()]
     if not files:
-        raise CrossgapError(f"No {part} in {root} ({placement(row.name)}).")
-    return [entry for file in files for entry in ROWS_OF[file.suffix](file)]
+        raise row.missing(f"{part} in {root}")
+    return [entry for file in files for entry in _ROWS_OF[file.suffix](file)]
 
 
 def _judgement(file: Path, queries: dict, corpus: dict, judged: dict) -> tuple[str, str, float]:
@@ -132,12 +209,12 @@ _Text = tuple[str, str, str]  # id, class, text
 
 def _of_classes(row: NamedSet, spec: str, rest: str, *, split: str | None = None) -> TextCollection:
     """The queries of the classes that there are, against the texts of a split, or of both ("all")."""
-    root, split = root_and_split(row, rest, split)
+    root, split = row.root_and_split(rest, split)
     parts = ("train", "test") if split == "all" else (split,)
     texts = [each for part in parts for each in (_in_folders(row, root, part) or _in_parquet(row, root, part))]
     classes = [name for name in row.queries if name in {kind for _, kind, _ in texts}]
     if len(classes) < 2:
-        raise CrossgapError(f"No {split} texts of two classes in {root} ({placement(row.name)}).")
+        raise row.missing(f"{split} texts of two classes in {root}")
     texts.sort(key=lambda each: classes.index(each[1]))  # stable, so that each class keeps its order
     return TextCollection(
         spec,
@@ -180,7 +257,7 @@ def _in_parquet(row: NamedSet, root: Path, part: str) -> list[_Text]:
             raise CrossgapError(f"{file}: a review needs a label of 0 or 1 and a text, but is {str(each)[:80]}")
         return f"{part}/{number:05d}", classes[label], text
 
-    return of_good(review, enumerate((file, each) for file in files for each in ROWS_OF[".parquet"](file)))
+    return of_good(review, enumerate((file, each) for file in files for each in _ROWS_OF[".parquet"](file)))
 
 
 _FAMILIES: dict[str, Callable[..., TextCollection]] = {  # (row of the table, spec, what follows the colon, **options)

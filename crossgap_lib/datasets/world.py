@@ -297,7 +297,7 @@ def world_dataset(
     split = split or "test"
     kinds, default_n = SETS.get(name, ((), 0))
     n, rates = default_n if n is None else n, {**MENTION, **(mention or {})}
-    _check(name, split, max(n, 1) if name not in SETS else n, strength, rates)
+    _check(name, split, n, strength, rates)
     if unknown := set(unseen) - set(UNSEEN):
         raise CrossgapError(f"No unseen values of {sorted(unknown)}; there are those of {', '.join(UNSEEN)}.")
     if seed < 0 or n_captions < 1:

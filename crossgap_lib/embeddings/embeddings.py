@@ -106,7 +106,7 @@ class Embeddings:
         Each carries a checksum in its metadata, which ``load`` verifies.
 
         Raises:
-            CrossgapError: another ending, ids that Parquet can't hold, or a disk that is full or read-only.
+            CrossgapError: another ending, or a disk that is full or read-only.
         """
         path = Path(path)
         if path.suffix not in WRITE:

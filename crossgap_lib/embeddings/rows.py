@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from crossgap_lib.datasets.files import bad_row
-from crossgap_lib.errors import CrossgapError, one_sentence
+from crossgap_lib.errors import CrossgapError, encodable, one_sentence
 
 
 def normalised(features: Any) -> Tensor:
@@ -74,7 +74,7 @@ def good_rows(array: Any) -> np.ndarray:
 
 
 def strings(name: str, values: Any) -> np.ndarray:
-    """Strings, or numbers written out, as an object array of ``str`` that has the shape of ``values``.
+    """Strings, or numbers written out, as an object array of ``encodable`` ``str`` that has the shape of ``values``.
 
     Numpy's own strings (``<U9``) give every row the room of the longest: one text of 70 000 characters among 10 000
     short ones would take 2.8 GB.
@@ -88,7 +88,7 @@ def strings(name: str, values: Any) -> np.ndarray:
         wrong = [v for v in given.flat if not isinstance(v, str | bytes | Number) or v != v]  # only NaN is not itself
         if wrong:
             raise CrossgapError(f"The {name} must be strings or numbers, and one of them is {wrong[0]!r:.40}.")
-        written = [v.decode() if isinstance(v, bytes) else str(v) for v in given.flat]
+        written = [v.decode() if isinstance(v, bytes) else encodable(str(v)) for v in given.flat]
     return np.array(written, dtype=object).reshape(given.shape)
 
 

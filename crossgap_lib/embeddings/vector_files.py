@@ -1,6 +1,7 @@
 """Files of vectors: npz, npy, parquet and safetensors, ours and other people's, to and from named columns."""
 
 import json
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,11 @@ _NAMES = {
 }
 FEATURES = ("features", "vector", "vectors", "feature", "embeddings", "embedding", "embeds")
 SIDES = {side: tuple(f"{side}_{name}" for name in FEATURES) for side in ("image", "text")}  # of a pair file
+# Who reads a table by pyarrow and saves some of its rows copies its metadata, and in it the seal of all rows.
+_UNSEAL = (
+    'save table.replace_schema_metadata({"crossgap": table.schema.metadata[b"crossgap"]}), which leaves out the seal '
+    "that pyarrow copies"
+)
 _LONGEST_HEADER = 2**31 - 1  # bytes; without this, pyarrow reads 100 MB at most, though it writes any number
 
 
@@ -53,15 +59,12 @@ def clear_errors(path: Path) -> Iterator[None]:
     except Exception as error:  # readers raise nearly anything on damaged files: zlib.error, RuntimeError, TypeError
         if "allow_pickle" in str(error) or "Python objects" in str(error):  # so numpy names what it can't read
             raise CrossgapError(f"{path} is damaged or holds pickled objects, which are never loaded.") from error
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).replace(str(path), path.name).split()) or type(error).__name__
         raise CrossgapError(f"{path} can't be read as embeddings: {reason}") from error
 
 
 def as_json(value: Any) -> np.ndarray:
-    """(bytes,) uint8: a value as JSON in UTF-8.
-
-    Names of files that are no UTF-8 hold lone surrogates, which are kept.
-    """
+    """(bytes,) uint8: a value as JSON in UTF-8; names of skipped files may hold lone surrogates, which are kept."""
     return np.frombuffer(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass"), dtype=np.uint8)
 
 
@@ -199,12 +202,7 @@ def _write_parquet(own: dict[str, Any], path: Path) -> None:
     features = own["features"].numpy()
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1])
     kept = _present(ids=own["ids"], labels=own["labels"], texts=own["texts"])
-    try:
-        columns = {k: pa.array(v) for k, v in kept.items()}
-    except UnicodeEncodeError as error:  # ids are file names, which Python takes with any bytes in them
-        told = f"Parquet can't hold {error.object!r:.60}, which is not valid Unicode; save as .npz or .safetensors."
-        raise CrossgapError(told) from error
-    table = pa.table({**columns, "vector": vectors})
+    table = pa.table({k: pa.array(v) for k, v in kept.items()} | {"vector": vectors})
     told = {"crossgap": json.dumps(_header(own)), SEAL: seal(to_arrays(own))}
     pq.write_table(table.replace_schema_metadata(told), path)
 
@@ -227,8 +225,19 @@ def _read_parquet(path: Path) -> dict[str, Any]:
     header = json.loads(stored.get(b"crossgap", b"{}"))
     if sealed := stored.get(SEAL.encode()):
         own = {"labels": None, "texts": None, "features": columns["vector"]} | columns | header
-        check_seal(path, sealed.decode(), to_arrays(own))
+        check_seal(path, sealed.decode(), to_arrays(own), remedy=_UNSEAL)
+    elif SEAL.encode() in _footer(path):
+        raise CrossgapError(f"{path} is damaged: it holds a seal, but pyarrow finds none in its metadata")
     return names | columns | {"header": header}
+
+
+def _footer(path: Path) -> bytes:
+    """The part of a Parquet file that holds its metadata, as bytes: a flipped bit can hide them all from pyarrow."""
+    with path.open("rb") as file:
+        file.seek(-8, os.SEEK_END)  # the footer's size, and "PAR1"
+        size = int.from_bytes(file.read(4), "little")
+        file.seek(-8 - size, os.SEEK_END)
+        return file.read(size)
 
 
 def _of_one_length(table: pa.Table, name: str) -> pa.Table:

@@ -49,19 +49,20 @@ class Accelerated:
         weights, bias = (t.to(features.device) for t in (self.weights, self.bias))
         return (features @ weights.T + bias).unflatten(1, self.shape)
 
-    def stepper(self, tokens: Tensor, steps: int) -> Callable[[int], None]:
-        """The rule by which ``loop.invert`` changes the pseudo-vectors in each step."""
-        return lambda step: self.update(tokens, step, steps)
-
-    @torch.no_grad()
-    def update(self, tokens: Tensor, step: int, steps: int) -> None:
-        """Takes step number ``step`` of ``steps`` against the gradient, ``tokens.grad`` (b, k, width).
+    def stepper(self, tokens: Tensor, steps: int) -> Callable[[Tensor], None]:
+        """The rule by which ``loop.Loop`` changes the pseudo-vectors (b, k, width) in each step.
 
         Each pseudo-vector's gradient is divided by its own root mean square; the length of the steps falls by a cosine.
         """
-        rms = tokens.grad.square().mean(dim=-1, keepdim=True).sqrt()
-        length = self.length * 0.5 * (1 + math.cos(math.pi * step / steps))
-        tokens -= length * tokens.grad / rms.clamp_min(1e-20)
+        cosines = [0.5 * (1 + math.cos(math.pi * step / steps)) for step in range(steps)]
+        lengths = torch.tensor([self.length * cosine for cosine in cosines], device=tokens.device)
+
+        @torch.no_grad()
+        def update(step: Tensor) -> None:
+            rms = tokens.grad.square().mean(dim=-1, keepdim=True).sqrt()
+            tokens.sub_(lengths.index_select(0, step[None]) * tokens.grad / rms.clamp_min(1e-20))
+
+        return update
 
     @cached_property
     def fingerprint(self) -> str:

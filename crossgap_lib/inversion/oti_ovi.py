@@ -1,11 +1,11 @@
-"""OTI and OVI over Embeddings: ``loop.invert`` in batches, and the cache of what it has found.
+"""OTI and OVI over Embeddings: ``loop.Loop`` in batches, and the cache of what it has found.
 
 OTI learns pseudo-tokens after "a photo of", which enter the text encoder; OVI learns pseudo-patches, each repeated over
 some positions, which enter the image encoder.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError, one_sentence
-from crossgap_lib.inversion.loop import EPS, Encode, ScaledGradient, adamw, gradient, initial_noise, invert
+from crossgap_lib.inversion.loop import EPS, AdamW, Encode, Loop, ScaledGradient, gradient, initial_noise
 from crossgap_lib.inversion.result import Inversion
 from crossgap_lib.inversion.towers import ImageTower, TextTower
 from crossgap_lib.progress import bar
@@ -141,6 +141,7 @@ class Job:
             start must have been fitted for.
         half: whether ``encode`` computes in fp16, whose gradients need scaling.
         min_batch: smaller batches are padded to this number of samples.
+        loops: by the samples of a batch, without and with padding: made when the first batch of that shape comes.
     """
 
     encode: Encode
@@ -153,6 +154,7 @@ class Job:
     accelerated: "Accelerated | None" = None
     half: bool = False
     min_batch: int = 0
+    loops: dict[tuple[int, int], Loop] = field(default_factory=dict, init=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "snapshots", frozenset(self.snapshots))
@@ -256,7 +258,7 @@ def _all_batches(source: Embeddings, job: Job, batch_size: int, device: str) -> 
 
 
 def invert_batch(job: Job, batch: Embeddings, device: str | torch.device) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
-    """``loop.invert`` of one batch on the device, its results on the CPU.
+    """The loop over one batch on the device, its results on the CPU.
 
     A batch that is too small is padded with copies of its last row, which are cut off again.
     """
@@ -265,11 +267,11 @@ def invert_batch(job: Job, batch: Embeddings, device: str | torch.device) -> tup
     rows = [*range(n), *[n - 1] * copies]
     targets = batch.features[rows].to(device)
     start = fast.begin(targets) if fast else initial_noise(batch.ids, job.shape, job.seed)[rows].to(device)
-    stepper = fast.stepper if fast else partial(adamw, eps=n * EPS if job.paper else EPS)
-    backward = ScaledGradient(len(rows), device) if job.half else gradient
-    tokens, losses, kept = invert(
-        job.encode, targets, start, job.steps, keep=job.snapshots, stepper=stepper, backward=backward
-    )
+    if (n, len(rows)) not in job.loops:
+        stepper = fast.stepper if fast else partial(AdamW, eps=n * EPS if job.paper else EPS)
+        backward = ScaledGradient(len(rows), device) if job.half else gradient
+        job.loops[n, len(rows)] = Loop(job.encode, (targets, start), job.steps, stepper=stepper, backward=backward)
+    tokens, losses, kept = job.loops[n, len(rows)](targets, start, job.snapshots)
     return tokens[:n].cpu(), losses[:, :n].cpu(), {step: features[:n].cpu() for step, features in kept.items()}
 
 

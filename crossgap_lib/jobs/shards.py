@@ -23,7 +23,7 @@ from crossgap_lib.embeddings.encode import skip_sentence
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion.accelerated import Accelerated
 from crossgap_lib.inversion.fewer_steps import FIT_SAMPLES, accelerate
-from crossgap_lib.inversion.oti_ovi import TEMPLATE, Job, compiled, invert_batch, job_for, run
+from crossgap_lib.inversion.oti_ovi import PAPER_BATCH, TEMPLATE, Job, compiled, invert_batch, job_for, run
 from crossgap_lib.jobs.shard_files import (
     FORMAT,
     clear_errors,
@@ -60,10 +60,14 @@ class Plan:
     precision: str = "fp32"
     device: str | None = None
     shard_size: int = 4096  # rows
-    batch: int = 256  # samples at a time
+    batch: int = 0  # samples at a time; 0 becomes 256, and with ``paper`` the released code's 64
     threads: int = 1
     accelerated: bool = False  # see fewer_steps.py; its start is fitted on rows drawn with the seed
     compiled: bool = False  # whether torch compiles the encoder: other kernels, so other last bits
+
+    def __post_init__(self) -> None:
+        if not self.batch:
+            object.__setattr__(self, "batch", PAPER_BATCH if self.paper else 256)
 
 
 class Worker:

@@ -163,15 +163,15 @@ def _share_cosines(axes: Sequence[Axes], counted: Sequence[PairCounts]) -> None:
 def sibling_slopes(table: pd.DataFrame, objective: str) -> Figure:
     """What adding an objective changes: a panel for each quantity, a line from a model to its sibling.
 
-    ``table``: quantity (the label of the axis), pair, objective ("without" or "with"), value, low, high.
+    ``table``: quantity (the label of the axis), pair, objective ("without" or "with"), value, low, high. A pair that
+    lacks a quantity is missing in its panel.
     """
     quantities = list(dict.fromkeys(table["quantity"]))
+    looks = {pair: line_look(k, markersize=7, linewidth=2) for k, pair in enumerate(table["pair"].unique())}
     figure, axes = new_figure(1, len(quantities), width=10.8 / len(quantities), height=3.6)
     for ax, quantity in zip(axes[0], quantities, strict=True):
-        pairs = table[table["quantity"] == quantity].groupby("pair", sort=False)
-        for k, (pair, line) in enumerate(pairs):
-            look = line_look(k, markersize=7, linewidth=2)
-            ax.errorbar(line["objective"], line["value"], whiskers(line), label=pair, capsize=3, **look)
+        for pair, line in table[table["quantity"] == quantity].groupby("pair", sort=False):
+            ax.errorbar(line["objective"], line["value"], whiskers(line), label=pair, capsize=3, **looks[pair])
         ax.set(ylabel=quantity, xlabel=objective, ylim=(min(0, ax.get_ylim()[0]), None))
         ax.margins(x=0.25)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=2)

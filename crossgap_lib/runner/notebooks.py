@@ -4,6 +4,7 @@ A notebook writes to a folder of its own beside the old figures, which are repla
 What papermill lets pass is refused here: unknown parameters, and errors inside widgets.
 """
 
+import json
 import os
 import re
 import shutil
@@ -88,7 +89,8 @@ def run_notebooks(
     with ExitStack() as until_the_end:
         with one_sentence(f"The figures can't be written to {out}, give another folder by --out"):
             until_the_end.enter_context(locked(out))
-        for run in side_by_side(_run, asked, jobs, lost=_lost) if jobs > 1 else starmap(_run, asked):
+        longest_first = sorted(asked, key=lambda one: -_minutes(one[0]))
+        for run in side_by_side(_run, longest_first, jobs, lost=_lost) if jobs > 1 else starmap(_run, asked):
             runs[run.name] = run
             if report:
                 report(run)
@@ -98,6 +100,11 @@ def run_notebooks(
 def list_notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
     """The numbered notebooks of a folder, in order."""
     return sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))
+
+
+def _minutes(notebook: Path) -> float:
+    """What its metadata say that it takes: notebooks that take long begin first, so that none is waited for alone."""
+    return json.loads(notebook.read_text(encoding="utf-8"))["metadata"].get("crossgap", {}).get("minutes", 0)
 
 
 # ---------------------------------------------------------------- who runs, with what

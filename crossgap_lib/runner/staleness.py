@@ -15,7 +15,6 @@ import nbformat
 
 from crossgap_lib.datasets.files import absolute, files_in, stamp
 from crossgap_lib.datasets.load import load_dataset
-from crossgap_lib.datasets.named.places import root_and_split
 from crossgap_lib.datasets.named.table import SETS
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.paths import DATA, MINIS
@@ -111,7 +110,7 @@ def _listing(prefix: str, rest: str) -> Iterator[tuple[str, tuple[str, str]]]:
     if os.path.isfile(path.parent):  # captions:FILE/split
         path = path.parent
     with suppress(CrossgapError, KeyError):  # no named set, or one that is not there
-        path, _ = root_and_split(SETS[prefix], rest)
+        path, _ = SETS[prefix].root_and_split(rest)
     yield from ((file.relative_to(path).as_posix(), stamp(file)) for file in _files(path))
 
 

@@ -2,10 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from crossgap_lib.datasets.named.collection import TextCollection
 from crossgap_lib.datasets.named.table import SETS
 from crossgap_lib.datasets.retrieval_sets import RetrievalSet
-from crossgap_lib.datasets.text_sets import load_texts
+from crossgap_lib.datasets.text_sets import TextCollection, load_texts
 from crossgap_lib.embeddings.embeddings import Embeddings, drawn_rows
 from crossgap_lib.embeddings.encode import encode_images, encode_texts
 from crossgap_lib.errors import CrossgapError

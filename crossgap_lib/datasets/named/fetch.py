@@ -6,8 +6,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from crossgap_lib.datasets.files import absolute
-from crossgap_lib.datasets.named.lookup import find, placement
-from crossgap_lib.datasets.named.table import NamedSet
+from crossgap_lib.datasets.named.table import SETS, NamedSet, unknown
 from crossgap_lib.errors import CrossgapError, one_sentence
 
 
@@ -21,11 +20,13 @@ def fetch_dataset(spec: str) -> str:
         CrossgapError: the name is unknown, the path is missing, the set has no download, or the download fails.
     """
     name, _, rest = spec.partition(":")
-    row = find(name)
+    row = SETS.get(name)
+    if row is None:
+        raise unknown(name, SETS)
     if not rest:
         raise CrossgapError(f"Where should {name} go? crossgap fetch {name}:PATH")
     if not row.fetched_by:
-        raise CrossgapError(f"There is no download of {placement(name)}")
+        raise CrossgapError(f"There is no download of {row.placement}")
     folder = absolute(rest)
     folder.mkdir(parents=True, exist_ok=True)
     with one_sentence(f"{name} can't be downloaded"):

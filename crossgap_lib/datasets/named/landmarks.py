@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from crossgap_lib.datasets.dataset import Dataset
-from crossgap_lib.datasets.named.places import listed_pictures, root_and_split
+from crossgap_lib.datasets.named.lists import listed_pictures
 from crossgap_lib.datasets.named.plain_pickle import read_plain_pickle
 from crossgap_lib.datasets.named.table import NamedSet
 from crossgap_lib.errors import CrossgapError, UnreadableImage, one_sentence
@@ -46,7 +46,7 @@ def read(row: NamedSet, spec: str, rest: str, *, split: str | None = None, crop_
     Raises:
         CrossgapError: the ground truth or pictures are missing, or it has another form.
     """
-    root, split = root_and_split(row, rest, split)
+    root, split = row.root_and_split(rest, split)
     truth = read_truth(root / row.markers[0])
     names = [f"{name}.jpg" for name in (truth.queries if split == "queries" else truth.gallery)]
     whole = listed_pictures(row, spec, root, split, names, root / row.markers[0])

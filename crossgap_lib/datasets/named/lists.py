@@ -1,17 +1,15 @@
 """Classification sets whose files list each picture with its class: CoOp's splits, FGVC-Aircraft, CUB, SOP, BDD100k."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from crossgap_lib.datasets.dataset import Dataset
+from crossgap_lib.datasets.dataset import Dataset, from_listing
 from crossgap_lib.datasets.files import bad_row, keyed, of_good, read_fields, read_json, read_lines
-from crossgap_lib.datasets.named.lookup import placement
-from crossgap_lib.datasets.named.places import listed_pictures, root_and_split
 from crossgap_lib.datasets.named.table import NamedSet
 from crossgap_lib.errors import CrossgapError, did_you_mean
 
@@ -33,13 +31,31 @@ def read(row: NamedSet, spec: str, rest: str, *, split: str | None = None, **opt
     ahead, _, last = rest.rstrip("/").rpartition("/")
     if last in row.attributes and not options.get("attribute"):
         rest, options = ahead, {"attribute": last}
-    root, split = root_and_split(row, rest, split)
+    root, split = row.root_and_split(rest, split)
     file, rows, class_names = READERS[row.family](row, root, split, **options)
     if not rows:
         raise CrossgapError(f"{file}: the {split} split is empty")
     names, labels = zip(*rows, strict=True)
     columns = {"labels": np.array(labels, dtype=np.int64), "class_names": class_names}
     return listed_pictures(row, spec, root, split, names, file, **columns)
+
+
+def listed_pictures(
+    row: NamedSet, spec: str, root: Path, split: str, names: Sequence[str], listing: Path, **columns: Any
+) -> Dataset:
+    """The Dataset of the pictures of a split that the file ``listing`` names; ``columns`` as in ``from_listing``.
+
+    Their folder may lie in ``root``, or in a folder of a download in it or beside it.
+
+    Raises:
+        CrossgapError: it is in none of these places, or pictures are missing.
+    """
+    bases = [root, *(base / name for base in (root, root.parent) for name in row.folders)]
+    name = row.pictures.format(split)
+    folder = next((base / name for base in bases if (base / name).is_dir()), None)
+    if folder is None:
+        raise row.missing(f"folder {name} in {root}")
+    return from_listing(spec, listing, names, [folder], **columns)
 
 
 def _names_of_labels(file: Path, pairs: list[tuple[int, str]], first: int = 0) -> dict[int, str]:
@@ -163,7 +179,7 @@ def _attributes(row: NamedSet, root: Path, split: str, attribute: str | None = N
     places = [root / "labels" / name.format(split) for name in _FRAME_FILES]
     file = next((path for path in places if path.is_file()), None)
     if file is None:
-        raise CrossgapError(f"No {places[0].name} in {root / 'labels'} ({placement(row.name)}).")
+        raise row.missing(f"{places[0].name} in {root / 'labels'}")
     frames = read_json(file)
     if not isinstance(frames, list):
         raise CrossgapError(f"{file} holds no list of frames")
