@@ -150,8 +150,9 @@ def figures(
 
 
 def _say(run: "Run") -> None:
-    what = {"fresh": "fresh", "ran": f"ran in {run.seconds:.0f} s", "failed": f"failed in {run.message}"}
-    _echo(f"{run.name:<29}{what[run.status]}")
+    what = {"ran": f"ran in {run.seconds:.0f} s", "failed": f"failed in {run.message}"}
+    what["left out"] = "left out, since nothing that was set changes it"
+    _echo(f"{run.name:<29}{what.get(run.status, run.status)}")
     if (failed := run.out / f"{run.name}.failed.ipynb").exists():  # not where the disk is full, or its process died
         _echo(f"{'':<29}see {_near(failed)}")
 

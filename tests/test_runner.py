@@ -248,8 +248,8 @@ def test_library_and_published_numbers_are_watched(house, changed):
 
 def test_a_parameter_makes_stale_unless_it_is_the_default(house):
     statuses(house)
-    assert statuses(house, parameters={"model": "mini-clip"}) == "fresh fresh"
-    assert statuses(house, parameters={"model": "ViT-B-32,random"}) == "ran fresh"
+    assert statuses(house, parameters={"model": "mini-clip"}) == "fresh left out"
+    assert statuses(house, parameters={"model": "ViT-B-32,random"}) == "ran left out"
     assert statuses(house) == "ran fresh"
 
 
@@ -269,10 +269,10 @@ def test_input_files_that_parameters_name_are_watched(house, value, file):
     path = house / file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("before")
-    assert statuses(house, parameters={"model": value}) == "ran ran"
-    assert statuses(house, parameters={"model": value}) == "fresh fresh"
+    assert statuses(house, parameters={"model": value}) == "ran left out"
+    assert statuses(house, parameters={"model": value}) == "fresh left out"
     path.write_text("after that")
-    assert statuses(house, parameters={"model": value}) == "ran fresh"
+    assert statuses(house, parameters={"model": value}) == "ran left out"
 
 
 @pytest.fixture
@@ -324,7 +324,7 @@ def test_embeddings_are_watched_by_content_and_not_by_time(house):
     given = {"parameters": {"embeddings": "features.npz"}}
     statuses(house, **given)
     os.utime(house / "features.npz", (1, 1))
-    assert statuses(house, **given) == "fresh fresh"
+    assert statuses(house, **given) == "fresh left out"
 
 
 def test_a_second_run_on_one_folder_is_refused(house, monkeypatch):
@@ -345,7 +345,7 @@ def test_other_parameters_go_to_a_folder_of_their_own(house, monkeypatch):
     def run(**given):
         runs = run_notebooks(notebooks=house / "nb", cwd=house, **given)
         (out,) = {run.out for run in runs}
-        assert all((out / run.name / "plot.png").is_file() for run in runs)
+        assert all((out / run.name / "plot.png").is_file() == (run.status != "left out") for run in runs)
         return out.relative_to(house / "figures").as_posix()
 
     assert run() == "."
@@ -490,6 +490,17 @@ def test_each_notebook_is_handed_what_it_declares(house):
     statuses(house, parameters={"model": "mini-siglip"}, extra={"steps": 9})
     given = [json.loads((house / "out" / n / "plot.png").read_text()) for n in ("01_first", "02_second")]
     assert given == [{"model": "mini-siglip", "steps": 9}, {"steps": 9}]
+
+
+def test_one_model_serves_notebooks_that_compare_models(house):
+    notebook(
+        house / "nb", "03_compares", SAVE, parameters='models = ["a", "b"]  # type: list[str]\ndevice = ""  # type: str'
+    )
+    assert statuses(house, parameters={"model": "mini-siglip"}) == "ran left out ran"
+    assert json.loads((house / "out/03_compares/plot.png").read_text()) == {"models": ["mini-siglip"]}
+    assert statuses(house, only=["03"], parameters={"model": "mini-siglip"}) == "fresh"
+    assert statuses(house, parameters={"model": "mini-siglip", "models": "a;c"}) == "fresh left out ran"
+    assert statuses(house, parameters={"device": "cpu"}).split()[:2] == ["ran", "ran"]  # it changes no result
 
 
 def test_a_broken_notebook_and_an_empty_folder_are_refused(house, tmp_path):

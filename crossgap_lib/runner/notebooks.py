@@ -43,7 +43,7 @@ class Run:
 
     name: str
     out: Path  # its figures are in out/NN_name/
-    status: str  # "fresh" (nothing to do), "ran" or "failed"
+    status: str  # "fresh" (nothing to do), "ran", "failed", or "left out" (no parameter that was set changes it)
     seconds: float = 0.0
     message: str = ""  # what failed and where
 
@@ -64,7 +64,8 @@ def run_notebooks(
 
     Args:
         only: notebooks by number or name ("1", "01", "01_dogs_vs_cats"); all where empty.
-        parameters: handed to each chosen notebook that declares them (all must, if ``only`` names notebooks).
+        parameters: handed to each chosen notebook that declares them (all must, if ``only`` names notebooks). ``model``
+            is the only one of ``models``, too. A notebook that gets none of them is left out.
         extra: handed to every chosen notebook, each of which must declare them.
         force: run those that are fresh, too.
         jobs: how many run at once, each with its share of the cores.
@@ -84,8 +85,13 @@ def run_notebooks(
     given = _share_out(declared, parameters or {}, extra or {}, explicit=bool(only))
     defaults = {path: {name: asked.default for name, asked in known.items()} for path, known in declared.items()}
     out = Path(out or own_folder(defaults, given)).absolute()
-    asked = [(path, given[path], defaults[path] | given[path], force, out, cwd) for path in declared]
-    runs = {}
+    some = any(own.keys() - {"device"} for own in given.values())  # ``device`` says where and not what is computed
+    left_out = [path for path in declared if some and not given[path].keys() - {"device"}]
+    runs = {path.stem: Run(path.stem, out, "left out") for path in left_out}
+    for run in runs.values() if report else ():
+        report(run)
+    chosen = [path for path in declared if path not in left_out]
+    asked = [(path, given[path], defaults[path] | given[path], force, out, cwd) for path in chosen]
     with ExitStack() as until_the_end:
         with one_sentence(f"The figures can't be written to {out}, give another folder by --out"):
             until_the_end.enter_context(locked(out))
@@ -132,11 +138,14 @@ def _share_out(
     """What each notebook is handed, checked; refuses what papermill would only warn of."""
     if twice := parameters.keys() & extra.keys():
         raise CrossgapError(f"{', '.join(sorted(twice))}: given both as an option and with -p; leave one out.")
+    everything = {**parameters, **extra}
+    if "model" in parameters:
+        everything = {"models": [parameters["model"]], **everything}
     for name in [*parameters, *extra]:
-        lacking = [path for path, known in declared.items() if name not in known]
+        taken = {"model", "models"} if name == "model" else {name}
+        lacking = [path for path, known in declared.items() if not known.keys() & taken]
         if lacking and (explicit or name in extra or len(lacking) == len(declared)):
             raise CrossgapError(_refusal(name, lacking, declared))
-    everything = {**parameters, **extra}
     return {
         path: checked(known, {k: v for k, v in everything.items() if k in known}) for path, known in declared.items()
     }
