@@ -68,6 +68,7 @@ def test_values_become_what_is_declared(name, value, meant):
         ({"cache": 1}, "cache must be true or false"),
         ({"model": ["a", "b"]}, "model must be text, but is"),
         ({"models": "ViT-B-32,openai,mini-clip"}, "models takes several values with a semicolon between them"),
+        ({"models": ["mini-clip", "local-dir:b\udce9d"]}, r"models is local-dir:b\\udce9d, which is not valid Unicode"),
         ({"stesp": 3}, "There is no parameter 'stesp'. Did you mean: steps"),
         ({"model": "mini-slip", "embeddings": "f.npz"}, "model has no effect where embeddings is given"),
     ],

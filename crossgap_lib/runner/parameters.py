@@ -17,7 +17,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from crossgap_lib.errors import CrossgapError, did_you_mean
+from crossgap_lib.errors import CrossgapError, did_you_mean, encodable
 from crossgap_lib.paths import MINIS, NOTEBOOKS
 
 _TYPE = re.compile(r"# type: (?P<kind>\S+)(?: \((?P<notes>[^()]*)\))?$")
@@ -104,6 +104,9 @@ def _as(kind: str, value: Any, name: str) -> Any:
     fits = {"int": int, "float": int | float, "str": str | int | float, "bool": bool}.get(kind, object)
     if not isinstance(value, fits) or (isinstance(value, bool) and kind != "bool"):
         raise CrossgapError(f"{name} must be {_KINDS[kind]}, but is {value!r}.")
+    if isinstance(value, str) and encodable(value) != value:
+        told = f"{name} is {encodable(value)}, which is not valid Unicode, so that no notebook can hold it"
+        raise CrossgapError(f"{told}: give a link to it that has another name.")
     return {"float": float, "str": str}.get(kind, lambda same: same)(value)
 
 
