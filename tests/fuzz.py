@@ -406,6 +406,7 @@ def packed(rng: random.Random, data: bytes) -> bytes:
     except (
         ValueError,
         OSError,
+        EOFError,
         LookupError,
         ArithmeticError,
         RuntimeError,

@@ -259,7 +259,7 @@ def test_a_captured_step_is_the_same_step(method, precision, monkeypatch):
     rows = random_features(20, model.embed_dim)
     runs = []
     for worth in (10, 1000):
-        monkeypatch.setattr(loop, "_WORTH_A_GRAPH", worth)
+        monkeypatch.setattr(loop, "WORTH_A_GRAPH", worth)
         job = oti_ovi.job_for(model, method, 1, 20, snapshots=(0, 5, 12))
         runs.append([oti_ovi.invert_batch(job, rows[k : k + 10], "cuda") for k in (0, 10)])
         assert all((made.graph is None) == (worth > 20) for made in job.loops.values())

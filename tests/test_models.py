@@ -111,6 +111,14 @@ def timm_folder(tmp_path):
     return write_timm(tmp_path / "dino")
 
 
+def test_a_timm_folder_whose_pictures_do_not_fit_its_encoder_is_refused(timm_folder):
+    config = json.loads((timm_folder / "config.json").read_text())
+    config["pretrained_cfg"]["input_size"] = [3, 6, 16]
+    (timm_folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CrossgapError, match=r"pictures of \(6, 16\) pixels, but its encoder takes \(16, 16\)"):
+        load_model(f"local-dir:{timm_folder}", device="cpu")
+
+
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
     """An architecture ``tiny`` with two published tags, ``openai`` (QuickGELU) and ``laion2b``.

@@ -25,7 +25,7 @@ STD, LR, BETAS, EPS, DECAY = 0.02, 0.02, (0.9, 0.999), 1e-8, 0.01
 
 Encode = Callable[[Tensor], Tensor]  # pseudo-vectors (b, k, width) -> features (b, d), float32, not normalised
 Update = Callable[[Tensor], None]  # moves the pseudo-vectors in place by their .grad, given the number of the step ()
-_WORTH_A_GRAPH = 10  # steps; to capture one takes as long as some
+WORTH_A_GRAPH = 10  # steps on a GPU; to capture one takes as long as some
 
 
 def initial_noise(ids: Iterable[str], shape: tuple[int, int], seed: int) -> Tensor:
@@ -39,7 +39,7 @@ def initial_noise(ids: Iterable[str], shape: tuple[int, int], seed: int) -> Tens
 
 
 class AdamW:
-    """The published optimiser. It has no schedule, so the numbers of the steps are nothing to it."""
+    """The published optimiser. It has no schedule, so it ignores the number of a step, and how many there are."""
 
     def __init__(self, tokens: Tensor, steps: int, eps: float = EPS, lr: float = LR):
         # capturable: the count of its steps lies on the GPU, too, where nothing need wait for it
@@ -50,6 +50,7 @@ class AdamW:
         self.optimizer.step()
 
     def restart(self) -> None:
+        """Forgets what it has seen, in place: a captured step goes on reading the same memory."""
         for moments in self.optimizer.state.values():
             for value in moments.values():
                 value.zero_()
@@ -73,7 +74,7 @@ class Loop:
         stepper: (tokens, steps) -> the ``Update`` of these tokens.
         backward: (losses (b,), tokens) -> the gradient of each sample's loss, (b, k, width).
 
-    What has a memory, of the last two, forgets it by ``restart()``.
+    Where an ``Update`` or ``backward`` keeps state, it has a ``restart()``, which is called before each batch.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Loop:
     ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
         """Learns the vectors for which ``encode`` returns the targets; see ``invert``."""
         self._begin(targets, start)
-        if self.targets.is_cuda and self.graph is None and self.steps >= _WORTH_A_GRAPH:
+        if self.targets.is_cuda and self.graph is None and self.steps >= WORTH_A_GRAPH:
             self.graph = self._captured()
             self._begin(targets, start)
         advance, kept = self.graph.replay if self.graph else self._advance, {}
@@ -140,7 +141,7 @@ class Loop:
                     self._advance()
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may use the GPU
                 self._advance()
         return graph
 

@@ -141,7 +141,8 @@ class Job:
             start must have been fitted for.
         half: whether ``encode`` computes in fp16, whose gradients need scaling.
         min_batch: smaller batches are padded to this number of samples.
-        loops: by the samples of a batch, without and with padding: made when the first batch of that shape comes.
+        loops: the loop for batches of the last shape, by their samples without and with padding. (On a GPU a captured
+            step holds the memory that it needs, so another shape takes its place.)
     """
 
     encode: Encode
@@ -268,6 +269,7 @@ def invert_batch(job: Job, batch: Embeddings, device: str | torch.device) -> tup
     targets = batch.features[rows].to(device)
     start = fast.begin(targets) if fast else initial_noise(batch.ids, job.shape, job.seed)[rows].to(device)
     if (n, len(rows)) not in job.loops:
+        job.loops.clear()
         stepper = fast.stepper if fast else partial(AdamW, eps=n * EPS if job.paper else EPS)
         backward = ScaledGradient(len(rows), device) if job.half else gradient
         job.loops[n, len(rows)] = Loop(job.encode, (targets, start), job.steps, stepper=stepper, backward=backward)

@@ -23,6 +23,7 @@ from crossgap_lib.embeddings.encode import skip_sentence
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion.accelerated import Accelerated
 from crossgap_lib.inversion.fewer_steps import FIT_SAMPLES, accelerate
+from crossgap_lib.inversion.loop import WORTH_A_GRAPH
 from crossgap_lib.inversion.oti_ovi import PAPER_BATCH, TEMPLATE, Job, compiled, invert_batch, job_for, run
 from crossgap_lib.jobs.shard_files import (
     FORMAT,
@@ -148,13 +149,16 @@ class Worker:
     def fitting_batch(self, budget: int) -> int:
         """The largest number of samples at a time that stays within ``budget`` bytes (see ``memory.fitting_batch``).
 
-        It is found by trying two exact steps. So it is for an accelerated run, whose start is fitted by such steps on
-        batches of the same size; the fitted map itself, as large as a layer of the model, is not counted.
+        It is found by trying two exact steps, or as many as a GPU captures. So it is for an accelerated run, whose
+        start is fitted by such steps on batches of the same size; the fitted map itself, as large as a layer of the
+        model, is not counted.
         """
         plan, device = self.plan, torch.device(self.model.device)
-        job = job_for(self.model, plan.method, plan.n, 2, template=plan.template, paper=plan.paper)
+        steps = WORTH_A_GRAPH if device.type == "cuda" else 2
+        job = job_for(self.model, plan.method, plan.n, steps, template=plan.template, paper=plan.paper)
 
         def tried(n: int) -> None:
+            job.loops.clear()
             invert_batch(job, Embeddings(torch.ones(n, self.model.embed_dim)), device)
 
         return memory.fitting_batch(tried, budget, device, most=min(plan.shard_size, len(self.source)))

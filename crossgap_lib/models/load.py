@@ -389,6 +389,11 @@ def _timm(spec: str, net: nn.Module, source: str) -> DualEncoder:
     preprocessing = {key: cfg[key] for key in ("mean", "std", "interpolation")}
     preprocessing["size"] = tuple(cfg["input_size"][1:])
     preprocessing["resize_mode"] = f"shortest, {cfg['crop_mode']} crop of {cfg['crop_pct']:g}"
+    patches = getattr(net, "patch_embed", None)
+    taken = getattr(patches, "strict_img_size", False) and patches.img_size
+    if taken and tuple(taken) != preprocessing["size"]:
+        size = preprocessing["size"]
+        raise CrossgapError(f"{spec} prepares pictures of {size} pixels, but its encoder takes {tuple(taken)}.")
     rgb_first = Compose([MaybeConvertMode(), timm.data.create_transform(**cfg)])
     return DualEncoder(spec, net, rgb_first, preprocessing, net.head_hidden_size, (source,))
 

@@ -28,7 +28,7 @@ from crossgap_lib.embeddings.embeddings import Embeddings
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.hub import cache_only
 from crossgap_lib.inversion import textbook
-from crossgap_lib.inversion.loop import Encode, initial_noise
+from crossgap_lib.inversion.loop import WORTH_A_GRAPH, Encode, initial_noise
 from crossgap_lib.inversion.oti_ovi import MIN_ROWS, TEMPLATE, Job, compiled, invert_batch, job_for, template_ids
 from crossgap_lib.inversion.towers import ImageTower
 from crossgap_lib.memory import PeakMemory
@@ -176,7 +176,7 @@ def compare(problem: Problem, batch: int, at_least: float, *, compile: bool = Fa
     gemm, times, peaks = gemm_rate(device, dtype), {loop: [] for loop in [*fast, "textbook"]}, {}
     for loop in [*fast, "textbook", *fast]:
         enough = at_least * gemm / flops[loop]  # no step is faster than matrix products of as many FLOPs
-        n = int(np.clip(enough + 1, 2 if loop == "textbook" else 10, 200))
+        n = int(np.clip(enough + 1, 2 if loop == "textbook" else WORTH_A_GRAPH, 200))
         with PeakMemory(device) as peak:
             times[loop].append(_step_seconds(problem, loop, loops[loop], batch, n))
         peaks[loop] = peak.bytes

@@ -273,8 +273,8 @@ class _ThisPython(AsyncKernelManager):
         """Is asked every second while a cell runs; a reply that was overlooked is noticed then.
 
         What nbclient tells an Output widget goes out past the event loop, through the socket on which the loop awaits
-        the cell's reply. That may swallow the event which says that the reply is there, and the cell ran for ever: one
-        in a hundred whose widget met an error. Asking the socket for its events wakes the loop.
+        the cell's reply. That may swallow the event which says that the reply is there, and the cell would run for
+        ever: one in a hundred whose widget met an error. Asking the socket for its events wakes the loop.
         """
         if self.asking and self.asking.channels_running:
             _ = self.asking.shell_channel.socket.events
