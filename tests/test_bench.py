@@ -1,6 +1,7 @@
 """What ``crossgap bench`` and the memory budget measure; no test asserts on a clock."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -217,6 +218,14 @@ def test_the_gpu_that_was_asked_for_is_measured(monkeypatch):
     watch(torch.zeros(1))
     assert watch.steps() == [0.005]
     assert gpus.asked == {"current_stream": second, "record": "stream of cuda:1", "synchronize": second}
+
+
+def test_a_captured_loop_is_timed_without_its_set_up(monkeypatch):
+    """A run of n steps takes 7 s of set-up and 0.01 s a step; no step begins a forward pass that could be marked."""
+    problem = SimpleNamespace(model=SimpleNamespace(device="cuda"), run=None)
+    monkeypatch.setattr(bench, "partial", lambda run, *asked: asked)
+    monkeypatch.setattr(bench, "_seconds", lambda asked, device: 7 + 0.01 * asked[-1])
+    assert bench._step_seconds(problem, "engine", None, 8, 20) == pytest.approx([0.01] * 20)
 
 
 def test_a_wrong_forecast_is_noticed(monkeypatch):

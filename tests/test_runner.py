@@ -20,6 +20,7 @@ from nbformat import v4
 from crossgap_lib.errors import CrossgapError
 from crossgap_lib.runner import notebooks as runner
 from crossgap_lib.runner import staleness
+from crossgap_lib.runner.kernel import ThisPython
 from crossgap_lib.runner.notebooks import run_notebooks
 
 PARAMETERS = 'model = "mini-clip"  # type: str\nsteps = 5  # type: int\nembeddings = ""  # type: str'
@@ -180,7 +181,7 @@ def test_a_process_that_is_killed_is_a_failure_of_its_notebook(tmp_path):
 @pytest.fixture
 def house(tmp_path, monkeypatch):
     """Two notebooks, a library, a mini and a published table of their own; papermill's execution replaced."""
-    for name, folder in {"PACKAGE": "lib", "DATA": "data", "MINIS": "data/minis"}.items():
+    for name, folder in {"PACKAGE": "lib", "DATA": "data", "MINIS": "data/minis", "ROOT": "."}.items():
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(staleness, name, tmp_path / folder)
     notebook(tmp_path / "nb", "01_first", "1")
@@ -273,6 +274,15 @@ def test_input_files_that_parameters_name_are_watched(house, value, file):
     assert statuses(house, parameters={"model": value}) == "fresh left out"
     path.write_text("after that")
     assert statuses(house, parameters={"model": value}) == "ran left out"
+
+
+def test_a_grid_is_watched_with_its_table_by_who_reads_it(house):
+    write(house / "data/grid/grid.toml", "[[cells]]")
+    write(house / "data/grid/grid.parquet", "two cells")
+    given = {"parameters": {"model": "data/grid/grid.toml"}}
+    assert [statuses(house), statuses(house, **given)] == ["ran ran", "ran left out"]
+    write(house / "data/grid/grid.parquet", "three")
+    assert [statuses(house, **given), statuses(house)] == ["ran left out", "ran fresh"]  # 01 has its own default again
 
 
 @pytest.fixture
@@ -526,7 +536,7 @@ def test_a_reply_that_was_overlooked_is_noticed():
             _ = zmq.Socket.shadow(mine.underlying).events  # what swallows the event
             await asyncio.wait([reply], timeout=1)
             heard = reply.done()
-            kernel = runner._ThisPython()
+            kernel = ThisPython()
             kernel.asking = SimpleNamespace(channels_running=True, shell_channel=SimpleNamespace(socket=mine))
             await kernel.is_alive()
             told = await asyncio.wait_for(reply, 60)

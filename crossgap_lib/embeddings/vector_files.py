@@ -227,7 +227,7 @@ def _read_parquet(path: Path) -> dict[str, Any]:
         own = {"labels": None, "texts": None, "features": columns["vector"]} | columns | header
         check_seal(path, sealed.decode(), to_arrays(own), remedy=_UNSEAL)
     elif SEAL.encode() in _footer(path):
-        raise CrossgapError(f"{path} is damaged: it holds a seal, but pyarrow finds none in its metadata")
+        raise CrossgapError(f"{path} is damaged: it holds a seal, but pyarrow finds none in its metadata: copy it anew")
     return names | columns | {"header": header}
 
 

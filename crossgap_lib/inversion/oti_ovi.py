@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from crossgap_lib.models.encoder import DualEncoder
 
 TEMPLATE = "a photo of"
-PAPER_BATCH = 64  # samples that the released OTI optimises together
+BATCH, PAPER_BATCH = 256, 64  # samples at a time; what the released OTI optimises together
 MIN_ROWS = 8  # smaller batches take other CPU kernels and differ in the last bits, so they are padded
 _VERSION = 5  # part of every cache key: raise it whenever a result would change
 
@@ -78,7 +78,7 @@ def oti(
         paper=paper,
         accelerated=accelerated,
     )
-    return run(model, images, job, batch_size or (PAPER_BATCH if paper else 256), cache=cache)
+    return run(model, images, job, batch_size or (PAPER_BATCH if paper else BATCH), cache=cache)
 
 
 def ovi(

@@ -24,7 +24,7 @@ from crossgap_lib.errors import CrossgapError
 from crossgap_lib.inversion.accelerated import Accelerated
 from crossgap_lib.inversion.fewer_steps import FIT_SAMPLES, accelerate
 from crossgap_lib.inversion.loop import WORTH_A_GRAPH
-from crossgap_lib.inversion.oti_ovi import PAPER_BATCH, TEMPLATE, Job, compiled, invert_batch, job_for, run
+from crossgap_lib.inversion.oti_ovi import BATCH, PAPER_BATCH, TEMPLATE, Job, compiled, invert_batch, job_for, run
 from crossgap_lib.jobs.shard_files import (
     FORMAT,
     clear_errors,
@@ -68,7 +68,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not self.batch:
-            object.__setattr__(self, "batch", PAPER_BATCH if self.paper else 256)
+            object.__setattr__(self, "batch", PAPER_BATCH if self.paper else BATCH)
 
 
 class Worker:

@@ -5,7 +5,6 @@ What papermill lets pass is refused here: unknown parameters, and errors inside 
 """
 
 import json
-import os
 import re
 import shutil
 import time
@@ -14,21 +13,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import starmap
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import TemporaryDirectory
 from textwrap import shorten
 from typing import Any
-from uuid import uuid4
 
 import nbformat
 import papermill
-from jupyter_client import AsyncKernelClient, AsyncKernelManager
-from jupyter_client.kernelspec import KernelSpecManager
-from traitlets import default
 
 from crossgap_lib.errors import CrossgapError, did_you_mean, one_sentence
 from crossgap_lib.paths import FIGURES, NOTEBOOKS
 from crossgap_lib.processes import environment, locked, side_by_side
 from crossgap_lib.progress import watched
+from crossgap_lib.runner.kernel import ThisPython
 from crossgap_lib.runner.parameters import checked, declared_parameters
 from crossgap_lib.runner.staleness import is_fresh, run_key, write_record
 from crossgap_lib.store import digest
@@ -85,8 +81,8 @@ def run_notebooks(
     given = _share_out(declared, parameters or {}, extra or {}, explicit=bool(only))
     defaults = {path: {name: asked.default for name, asked in known.items()} for path, known in declared.items()}
     out = Path(out or own_folder(defaults, given)).absolute()
-    some = any(own.keys() - {"device"} for own in given.values())  # ``device`` says where and not what is computed
-    left_out = [path for path in declared if some and not given[path].keys() - {"device"}]
+    changed = {path for path, own in given.items() if own.keys() - {"device"}}  # which says where, not what is computed
+    left_out = [path for path in declared if changed and path not in changed]
     runs = {path.stem: Run(path.stem, out, "left out") for path in left_out}
     for run in runs.values() if report else ():
         report(run)
@@ -221,7 +217,7 @@ def _execute(notebook: Path, executed: Path, given: dict, cwd: Path) -> str:
     """Runs ``notebook`` into the file ``executed``; returns where and why it failed, or ""."""
     options = {
         "kernel_name": "python3",
-        "kernel_manager_class": _ThisPython,
+        "kernel_manager_class": ThisPython,
         "extra_arguments": ["--log-level=50"],  # each kernel warns of local TCP ports, and of being told to stop
         "progress_bar": watched(),
         "cwd": cwd,
@@ -247,40 +243,6 @@ def _last_begun(executed: Path) -> str:
         return ""
     begun = [c for c in cells if c.cell_type == "code" and c.metadata.get("papermill", {}).get("start_time")]
     return f"cell [{len(begun)}]: " if begun else ""
-
-
-class _ThisPython(AsyncKernelManager):
-    """Kernels of the running interpreter, whatever kernelspec the machine has under the name python3."""
-
-    @default("kernel_spec_manager")
-    def _native_only(self) -> KernelSpecManager:
-        return KernelSpecManager(kernel_dirs=[], parent=self)
-
-    @default("transport")
-    def _no_ports(self) -> str:
-        """Sockets that are files: two kernels that start at once may choose the same free TCP port, and one dies."""
-        return "ipc" if os.name == "posix" else "tcp"
-
-    @default("ip")
-    def _own_files(self) -> str:
-        return f"{gettempdir()}/crossgap-{uuid4().hex}" if self.transport == "ipc" else "127.0.0.1"
-
-    def client(self, **settings: Any) -> AsyncKernelClient:
-        self.asking = super().client(**settings)
-        return self.asking
-
-    async def _async_is_alive(self) -> bool:
-        """Is asked every second while a cell runs; a reply that was overlooked is noticed then.
-
-        What nbclient tells an Output widget goes out past the event loop, through the socket on which the loop awaits
-        the cell's reply. That may swallow the event which says that the reply is there, and the cell would run for
-        ever: one in a hundred whose widget met an error. Asking the socket for its events wakes the loop.
-        """
-        if self.asking and self.asking.channels_running:
-            _ = self.asking.shell_channel.socket.events
-        return await super()._async_is_alive()
-
-    asking, is_alive = None, _async_is_alive
 
 
 def _widget_error(nb: nbformat.NotebookNode) -> str:

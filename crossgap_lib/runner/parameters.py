@@ -106,7 +106,7 @@ def _as(kind: str, value: Any, name: str) -> Any:
         raise CrossgapError(f"{name} must be {_KINDS[kind]}, but is {value!r}.")
     if isinstance(value, str) and encodable(value) != value:
         told = f"{name} is {encodable(value)}, which is not valid Unicode, so that no notebook can hold it"
-        raise CrossgapError(f"{told}: give a link to it that has another name.")
+        raise CrossgapError(f"{told}: name it otherwise, a file by a link to it.")
     return {"float": float, "str": str}.get(kind, lambda same: same)(value)
 
 

@@ -17,7 +17,7 @@ from crossgap_lib.datasets.files import absolute, files_in, stamp
 from crossgap_lib.datasets.load import load_dataset
 from crossgap_lib.datasets.named.table import SETS
 from crossgap_lib.errors import CrossgapError
-from crossgap_lib.paths import DATA, MINIS
+from crossgap_lib.paths import DATA, MINIS, ROOT
 from crossgap_lib.store import content_digest, digest
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -62,8 +62,8 @@ def _written(folder: Path) -> dict[str, str]:
 def run_key(notebook: Path, values: Mapping[str, Any], cwd: Path) -> str:
     """A digest of all that the figures depend on.
 
-    That is the notebook's cells, the library, the parameters and the files that they name (looked up from ``cwd``), and
-    the tables in ``data``.
+    That is the notebook's cells, the library, the parameters and the files that they name (looked up from ``cwd``; a
+    grid below the checkout, with its table), and the tables in ``data`` that any notebook may read.
     """
     notebook = notebook.absolute()
     with chdir(cwd), warnings.catch_warnings(action="ignore"):  # the notebook itself will say what is left out
@@ -76,7 +76,7 @@ def _facts(notebook: Path, values: Mapping[str, Any]) -> Iterator[object]:
     yield sorted(values.items())
     yield os.environ.get("CROSSGAP_SKIP_BAD")
     yield from _contents(PACKAGE, ".py", ".toml")
-    for part in ("published", "grid", "imagenet"):
+    for part in ("published", "imagenet"):
         yield from _contents(DATA / part)
     for text in _texts(values.values()):
         yield from _input_files(text)
@@ -94,6 +94,8 @@ def _input_files(text: str) -> Iterator[object]:
     """Facts of the files that a parameter names, as "mini-clip", "features.npz", "ViT-B-32,PATH" or "folder:PATH"."""
     for mini in re.findall(r"(?:mini|nano)-[\w-]+", text):
         yield from _contents(MINIS / mini)
+    if text.endswith(".toml"):
+        yield from _contents((ROOT / text).parent)
     if os.path.isfile(bare := absolute(text)):
         yield content_digest(bare)
     if os.path.isfile(weights := absolute(text.partition(",")[2])):
